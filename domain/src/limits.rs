@@ -1,0 +1,77 @@
+//! How much of anything there may be, with the reason beside each number.
+
+use std::time::Duration;
+
+/// A tenant's name stands in paths and in every row; longer ones name nothing better.
+pub const TENANT_CHARS_MAX: usize = 64;
+
+/// The longest target address: what common servers and proxies take in a request line.
+pub const TARGET_URL_CHARS_MAX: usize = 2048;
+
+/// A description is a line for people, not a document.
+pub const DESCRIPTION_CHARS_MAX: usize = 1024;
+
+/// Static headers of one subscription.
+pub const STATIC_HEADERS_MAX: usize = 32;
+/// One static header's value.
+pub const STATIC_HEADER_BYTES_MAX: usize = 4096;
+
+/// An ingest secret: a hash block and plenty more, yet small in every cache.
+pub const SECRET_KEY_BYTES_MAX: usize = 512;
+
+/// Idempotency and ordering keys: room for a UUID, a path or a compound name.
+pub const KEY_CHARS_MAX: usize = 255;
+
+/// Default for the largest payload taken in; most providers cap webhooks at or below this.
+pub const PAYLOAD_BYTES_DEFAULT: usize = 256 * 1024;
+/// The largest payload an operator may allow: it travels in one statement with its whole batch.
+pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Bytes of an endpoint's answer that the attempt log keeps.
+pub const RESPONSE_BODY_KEPT_BYTES: usize = 4096;
+/// Bytes of an endpoint's answer that are read at most, so that its connection can be used again.
+pub const RESPONSE_BODY_READ_BYTES: usize = 64 * 1024;
+/// How long after the head of an answer its body is read: it is for the log only.
+pub const RESPONSE_BODY_READ_TIME: Duration = Duration::from_secs(2);
+
+/// An error message in the attempt log.
+pub const ERROR_MESSAGE_CHARS_MAX: usize = 512;
+
+/// The shortest and the longest time-out of an attempt.
+pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
+/// See [`TIMEOUT_MIN`]; longer ones hold a place in flight that others wait for.
+pub const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+
+/// The most retries a policy may ask for: with doubling delays, years.
+pub const RETRIES_MAX: u32 = 100;
+/// The longest a retry may be put off, by policy or by `Retry-After`.
+pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Requests in flight that one subscription may ask for.
+pub const IN_FLIGHT_MAX: u32 = 1000;
+
+/// The most requests per second a rate limit may name; beyond it a limit means nothing.
+pub const RATE_MAX: f64 = 100_000.0;
+/// The least: one in a day.
+pub const RATE_MIN: f64 = 1.0 / 86_400.0;
+/// The largest burst of a rate limit.
+pub const BURST_MAX: u32 = 100_000;
+
+/// Deliveries that a lane holds ready; what is beyond stays in the store. Two round trips' worth:
+/// the next half is loaded while the first is sent.
+pub const LANE_WINDOW: usize = 256;
+/// Deliveries that a lane holds while they wait for a retry, beside its window, so that failing
+/// ones do not take the places of those behind them.
+pub const LANE_WAITING_MAX: usize = 1024;
+
+/// Rows of one page that a client may ask for.
+pub const PAGE_LIMIT_MAX: u32 = 100;
+/// The last page of an offset listing: what lies beyond is found by filter, not by leafing.
+pub const PAGE_NUMBER_MAX: u32 = 1_000_000;
+
+/// How long a replaced signing secret also signs.
+pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+
+const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
+const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
+const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);

@@ -1,0 +1,72 @@
+//! The customer on whose behalf subscriptions exist.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::limits::TENANT_CHARS_MAX;
+
+/// A tenant's name: 1 to 64 of the characters `a-z A-Z 0-9 . _ -`, so that it can stand in a path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tenant(String);
+
+/// Why a text is no tenant's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected 1 to {TENANT_CHARS_MAX} characters of a-z, A-Z, 0-9, '.', '_' and '-'")]
+pub struct TenantError;
+
+impl Tenant {
+    /// The name as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// `default`, the tenant where none is given.
+impl Default for Tenant {
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl FromStr for Tenant {
+    type Err = TenantError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        // A name of dots alone would be a path's own step.
+        let ok = (1..=TENANT_CHARS_MAX).contains(&text.len())
+            && text.chars().all(allowed)
+            && text.chars().any(|c| c != '.');
+        if ok { Ok(Self(text.to_owned())) } else { Err(TenantError) }
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for (name, ok) in [
+            ("default", true),
+            ("Acme-7.eu_west", true),
+            ("", false),
+            ("..", false),
+            ("a b", false),
+            ("a/b", false),
+            ("ä", false),
+            ("a\0", false),
+        ] {
+            assert_eq!(name.parse::<Tenant>().is_ok(), ok, "{name:?}");
+        }
+        assert!("a".repeat(64).parse::<Tenant>().is_ok());
+        assert!("a".repeat(65).parse::<Tenant>().is_err());
+    }
+}
