@@ -13,6 +13,8 @@ pub const DESCRIPTION_CHARS_MAX: usize = 1024;
 
 /// Static headers of one subscription.
 pub const STATIC_HEADERS_MAX: usize = 32;
+/// One static header's name; registered ones stay below 50.
+pub const STATIC_HEADER_NAME_BYTES_MAX: usize = 128;
 /// One static header's value.
 pub const STATIC_HEADER_BYTES_MAX: usize = 4096;
 
