@@ -29,7 +29,7 @@ use crate::circuit::{Circuit, CircuitPolicy};
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::subscription::{OnExhausted, Ordering, StatusReason};
+use crate::subscription::{Defaults, OnExhausted, Ordering, StatusReason, SubscriptionConfig};
 
 use window::{Flight, Next, Phase, Window};
 
@@ -48,6 +48,21 @@ pub struct Policy {
     pub circuit: CircuitPolicy,
     /// Failing this long without one success disables the subscription; none: never.
     pub disable_after: Option<Duration>,
+}
+
+impl Policy {
+    /// The rules for a subscription configured so.
+    #[must_use]
+    pub fn of(config: &SubscriptionConfig, defaults: &Defaults) -> Self {
+        Self {
+            ordering: config.ordering,
+            in_flight_max: config.in_flight_max(defaults),
+            retry: config.retry_policy(defaults),
+            on_exhausted: config.retry.on_exhausted.unwrap_or(OnExhausted::Continue),
+            circuit: defaults.circuit,
+            disable_after: defaults.disable_after,
+        }
+    }
 }
 
 /// What a request needs to know of its delivery.
@@ -126,6 +141,8 @@ pub enum Event {
     },
     /// The subscription was changed; that is committed.
     Changed(Change),
+    /// The subscription was deleted: nothing starts any more.
+    Closed,
     /// Time has passed, or a place in flight is free again.
     Tick,
 }
@@ -284,6 +301,7 @@ impl Lane {
             Event::Skipped { sequence } => self.window.skipped(sequence),
             Event::RetryNow { sequence } => self.window.retry_now(sequence),
             Event::Changed(change) => self.changed(&change, now),
+            Event::Closed => self.active = false,
             Event::Tick => {}
         }
         self.hold = None;
@@ -329,6 +347,15 @@ impl Lane {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.actions.is_empty() && !self.window.is_busy() && self.hold != Some(Hold::Capacity)
+    }
+
+    /// Whether a newly accepted delivery changes nothing before the next wake-up, so that an idle
+    /// lane need not be woken for it.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        let blocked = self.policy.ordering == Ordering::Strict
+            || !matches!(self.health.circuit, Circuit::Closed { .. });
+        !self.may_send() || blocked && !self.window.is_empty()
     }
 
     /// Why a delivery is not being sent, as far as only the lane knows.

@@ -478,6 +478,10 @@ impl Window {
         self.entries.get(&sequence).is_some_and(|entry| entry.phase != Phase::Idle)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Something is under way that will be heard of.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight > 0 || self.loading.is_some()

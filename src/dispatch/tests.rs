@@ -1,0 +1,1 @@
+//! The actors over a real database and real sockets.
