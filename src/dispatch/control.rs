@@ -28,7 +28,7 @@ const EXPLAIN_PATIENCE: Duration = Duration::from_millis(500);
 /// The face of dispatch for the API. Cheap to clone.
 #[derive(Clone)]
 pub struct Control {
-    parts: Arc<Parts>,
+    pub(super) parts: Arc<Parts>,
 }
 
 /// An event as it came in.
