@@ -52,10 +52,15 @@ impl Dispatch {
         Control::new(Arc::clone(&self.parts))
     }
 
+    /// Starts no request from now on.
+    pub fn start_nothing(&self) {
+        self.parts.admission.close();
+    }
+
     /// Starts no request any more, waits until those in flight are recorded, and ends the tree.
     /// Returns false where some did not end within `patience`: they go again at the next start.
     pub async fn shut_down(self, patience: Duration) -> bool {
-        self.parts.admission.close();
+        self.start_nothing();
         let drained = self.parts.admission.drained(patience).await;
         self.root.stop(None);
         // It panicked or it ended; either way it is over.
