@@ -1,0 +1,23 @@
+//! Black-box tests: the real binary on a free port, over real sockets, on SQLite and on PostgreSQL.
+//!
+//! One file per subject of the contract. Every answer that passes through the client is also held
+//! against the OpenAPI document that the server serves.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, and says what it saw"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod errors;
+mod idempotency;
+mod ingest;
+mod ingest_signature;
+mod subscription_refusals;
+mod subscriptions;
