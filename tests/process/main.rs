@@ -15,9 +15,19 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod changes;
+mod circuit;
+mod deliveries;
 mod errors;
+mod exhausted;
 mod idempotency;
 mod ingest;
 mod ingest_signature;
+mod ordering;
+mod pace;
+mod receiver_headers;
+mod retention;
+mod retries;
+mod status;
 mod subscription_refusals;
 mod subscriptions;
