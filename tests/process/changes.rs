@@ -31,7 +31,10 @@ async fn pause_holds_and_resume_goes_on(backend: Backend) {
         held.push(client.ingest(&id, json!(index)).await);
     }
     let waiting = client.delivery(&held[0]).await;
-    assert_eq!((&waiting["status"], &waiting["waiting_for"]["reason"]), (&json!("pending"), &json!("paused")));
+    assert_eq!(
+        (&waiting["status"], &waiting["waiting_for"]["reason"]),
+        (&json!("pending"), &json!("paused"))
+    );
     client.ingest(&other, json!("goes")).await;
     receiver.ended(1).await;
 
@@ -68,7 +71,9 @@ async fn nothing_starts_after_a_pause(backend: Backend) {
     let resumed = Instant::now();
     let received = receiver.ended(400).await;
     let limit = answered + Duration::from_secs(1);
-    let late = received.iter().filter(|seen| seen.opened > limit && seen.opened < resumed - Duration::from_millis(50));
+    let late = received
+        .iter()
+        .filter(|seen| seen.opened > limit && seen.opened < resumed - Duration::from_millis(50));
     assert_eq!(late.count(), 0, "started while paused");
     assert_eq!(received.len(), 400, "each once");
 }
@@ -115,7 +120,11 @@ async fn old_targets_gone_disables_nothing(backend: Backend) {
     let second = client.ingest(&id, json!(2)).await;
     client.delivery_in(&second, "success").await;
     let shown = client.subscription(&id).await;
-    assert_eq!((&shown["status"], &shown["circuit"]["state"]), (&json!("active"), &json!("closed")), "{shown}");
+    assert_eq!(
+        (&shown["status"], &shown["circuit"]["state"]),
+        (&json!("active"), &json!("closed")),
+        "{shown}"
+    );
 }
 
 async fn deletion_ends_what_is_unfinished(backend: Backend) {
@@ -163,7 +172,8 @@ async fn changed_policy_applies_to_the_next_attempt(backend: Backend) {
     let receiver = Receiver::always(Reply::status(500).behind(&gate)).await;
     let id = client.subscribe(&receiver.url("/"), json!({"retry": {"max_retries": 50}})).await.id;
     let path = format!("/subscriptions/{id}");
-    let put = async |change: Value| client.call(Method::PUT, path.clone()).json(&change).send().await.expect(200);
+    let put =
+        async |change: Value| client.call(Method::PUT, path.clone()).json(&change).send().await.expect(200);
     let delivery = client.ingest(&id, json!(1)).await;
     receiver.arrived(1).await;
     put(json!({"retry": {"max_retries": 2}})).await;

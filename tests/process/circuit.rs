@@ -106,7 +106,8 @@ async fn one_probe_of_many(backend: Backend) {
 async fn success_in_between_keeps_it_closed(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, SETTINGS).await;
     let client = posthorn.client();
-    let receiver = Receiver::start(|request| Reply::status(if request.index % 3 == 2 { 200 } else { 500 })).await;
+    let receiver =
+        Receiver::start(|request| Reply::status(if request.index % 3 == 2 { 200 } else { 500 })).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
     let mut last = String::new();
     for index in 0..6 {
@@ -141,7 +142,8 @@ async fn an_open_circuit_outlives_a_crash(backend: Backend) {
 async fn failing_for_too_long_disables(backend: Backend) {
     // 0.0005 hours are 1.8 seconds.
     let settings = [("POSTHORN_DISABLE_AFTER_HOURS", "0.0005"), ("INITIAL_RETRY_DELAY_SECONDS", "0.2")];
-    let posthorn = Posthorn::start_with(backend, &[&settings[..], &[("WEBHOOK_MAX_RETRIES", "100")]].concat()).await;
+    let posthorn =
+        Posthorn::start_with(backend, &[&settings[..], &[("WEBHOOK_MAX_RETRIES", "100")]].concat()).await;
     let client = posthorn.client();
     let receiver = Receiver::always(Reply::status(500)).await;
     let id = client.subscribe(&receiver.url("/"), json!({"retry": {"max_delay_seconds": 0.2}})).await.id;

@@ -18,7 +18,8 @@ async fn a_delivery_is_shown_whole(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, FAST).await;
     let client = posthorn.client();
     let gate = Gate::shut();
-    let receiver = Receiver::script([Reply::body(500, b"broken"), Reply::body(201, b"made").behind(&gate)]).await;
+    let receiver =
+        Receiver::script([Reply::body(500, b"broken"), Reply::body(201, b"made").behind(&gate)]).await;
     let id = client.subscribe(&receiver.url("/"), json!({"ordering": "key"})).await.id;
     let delivery = client.ingest_keyed(&id, "order 7", json!({"n": 1})).await;
     receiver.arrived(2).await;
@@ -46,7 +47,12 @@ async fn a_delivery_is_shown_whole(backend: Backend) {
     for (attempt, (number, outcome, code, body)) in
         attempts.iter().zip([(1, "failed_attempt", 500, "broken"), (2, "success", 201, "made")])
     {
-        let seen = (&attempt["attempt_number"], &attempt["outcome"], &attempt["status_code"], &attempt["response_body"]);
+        let seen = (
+            &attempt["attempt_number"],
+            &attempt["outcome"],
+            &attempt["status_code"],
+            &attempt["response_body"],
+        );
         assert_eq!(seen, (&json!(number), &json!(outcome), &json!(code), &json!(body)), "{attempt}");
         let of = (&attempt["delivery_id"], &attempt["subscription_id"]);
         assert_eq!(of, (&json!(delivery), &json!(id)), "{attempt}");
@@ -121,7 +127,8 @@ async fn filtered_by_status_and_time(backend: Backend) {
         ("pending", &pending),
         ("failed", &skipped),
     ] {
-        let listed = client.get(format!("/subscriptions/{id}/deliveries?status={status}")).await.expect(200).json;
+        let listed =
+            client.get(format!("/subscriptions/{id}/deliveries?status={status}")).await.expect(200).json;
         assert_eq!(ids(&listed), [delivery.clone()], "{status}: {listed}");
         assert_eq!(listed["items"][0]["status"], status);
     }

@@ -106,12 +106,18 @@ async fn oversized_bodies_are_refused(backend: Backend) {
     check_page(client, &over.text("type")).await;
 
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
-    let head = format!("POST {path} HTTP/1.1\r\nhost: posthorn\r\nconnection: close\r\ncontent-type: application/json\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: posthorn\r\nconnection: close\r\ncontent-type: application/json\r\n"
+    );
     for (case, rest, status) in [
         ("chunked within", format!("transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk(&text(1000))), 202),
         ("chunked beyond", format!("transfer-encoding: chunked\r\n\r\n{}0\r\n\r\n", chunk(&text(1001))), 413),
         ("a declared length is refused unread", "content-length: 9999999999\r\n\r\n\"x".to_owned(), 413),
-        ("no 100 for what will be refused", "content-length: 1001\r\nexpect: 100-continue\r\n\r\n".to_owned(), 413),
+        (
+            "no 100 for what will be refused",
+            "content-length: 1001\r\nexpect: 100-continue\r\n\r\n".to_owned(),
+            413,
+        ),
     ] {
         let answer = client.raw(format!("{head}{rest}").as_bytes()).await;
         let answer = String::from_utf8_lossy(&answer);
@@ -124,7 +130,9 @@ async fn oversized_bodies_are_refused(backend: Backend) {
 }
 
 async fn keys_guard_everything_but_the_public(backend: Backend) {
-    let posthorn = Posthorn::start_with(backend, &[("POSTHORN_ADMIN_KEY", "an-admin-key-of-some-length-0123456789")]).await;
+    let posthorn =
+        Posthorn::start_with(backend, &[("POSTHORN_ADMIN_KEY", "an-admin-key-of-some-length-0123456789")])
+            .await;
     let client = posthorn.client();
     let receiver = Receiver::always(Reply::status(200)).await;
     let guarded = client.subscribe(&receiver.url("/"), json!({"secret_key": "ingest secret"})).await.id;
@@ -148,7 +156,8 @@ async fn keys_guard_everything_but_the_public(backend: Backend) {
             ("POST", format!("/deliveries/{delivery}/replay")),
             ("POST", format!("/ingest/{open}")),
         ] {
-            let refused = stranger.call(method.parse().unwrap(), path).json(&json!(1)).send().await.expect(401);
+            let refused =
+                stranger.call(method.parse().unwrap(), path).json(&json!(1)).send().await.expect(401);
             assert!(!refused.json.to_string().contains("an-admin-key"), "{}", refused.json);
         }
         for path in ["/health", "/health/ready", "/docs", "/redoc", "/openapi.json", "/openapi.yaml"] {

@@ -47,12 +47,17 @@ async fn any_json_value_passes_unchanged(backend: Backend) {
     let receiver = Receiver::always(Reply::status(200)).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
     for (index, (case, payload)) in odd_payloads().into_iter().enumerate() {
-        let kind = ["application/json", "application/json; charset=utf-8", "application/vnd.x+json"][index % 3];
-        let answer = client.call(Method::POST, format!("/ingest/{id}")).bytes(kind, payload.clone()).send().await;
+        let kind =
+            ["application/json", "application/json; charset=utf-8", "application/vnd.x+json"][index % 3];
+        let answer =
+            client.call(Method::POST, format!("/ingest/{id}")).bytes(kind, payload.clone()).send().await;
         assert_eq!(answer.status, 202, "{case}: {}", answer.json);
         let delivery = answer.text("delivery_id");
         assert_eq!(answer.json, json!({"delivery_id": delivery, "status": "pending"}));
-        assert!(answer.header("location").ends_with(&format!("/status/deliveries/{delivery}/status")), "{case}");
+        assert!(
+            answer.header("location").ends_with(&format!("/status/deliveries/{delivery}/status")),
+            "{case}"
+        );
 
         let received = receiver.ended(index + 1).await.pop().unwrap();
         assert!(received.body == payload, "{case}: other bytes arrived");

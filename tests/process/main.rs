@@ -17,12 +17,17 @@ mod support;
 
 mod changes;
 mod circuit;
+mod commands;
+mod configuration;
+mod crash;
 mod deliveries;
+mod documents;
 mod errors;
 mod exhausted;
 mod idempotency;
 mod ingest;
 mod ingest_signature;
+mod lifecycle;
 mod ordering;
 mod pace;
 mod receiver_headers;

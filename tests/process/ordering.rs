@@ -56,7 +56,8 @@ async fn one_failure_holds_all_behind_it(backend: Backend) {
     let retried = client.post(format!("/deliveries/{first}/retry")).await.expect(202).json;
     assert_eq!(retried["id"], first.as_str());
     client.delivery_in(&second, "success").await;
-    let seen: Vec<_> = receiver.requests_at("/").iter().map(|seen| (seen.sequence(), seen.attempt())).collect();
+    let seen: Vec<_> =
+        receiver.requests_at("/").iter().map(|seen| (seen.sequence(), seen.attempt())).collect();
     assert_eq!(seen, [(1, 1), (1, 2), (2, 1)]);
 }
 
@@ -142,7 +143,8 @@ async fn limit_of_a_key_subscription(backend: Backend) {
     let received = receiver.requests();
     assert!(open_at_once(&received) <= 2, "{} open at once", open_at_once(&received));
     for deliveries in by_key.values() {
-        let of_key = |request: &&Received| deliveries.iter().any(|delivery| delivery == request.delivery_id());
+        let of_key =
+            |request: &&Received| deliveries.iter().any(|delivery| delivery == request.delivery_id());
         check_order(&received.iter().filter(of_key).cloned().collect::<Vec<_>>(), deliveries.len());
     }
 }
@@ -161,7 +163,10 @@ fn check_order(received: &[Received], deliveries: usize) {
 /// How many were open at the same moment, at most.
 fn open_at_once(received: &[Received]) -> usize {
     let open = |at: Instant| {
-        received.iter().filter(|request| request.opened <= at && request.closed.is_none_or(|closed| closed > at)).count()
+        received
+            .iter()
+            .filter(|request| request.opened <= at && request.closed.is_none_or(|closed| closed > at))
+            .count()
     };
     received.iter().map(|request| open(request.opened)).max().unwrap_or(0)
 }

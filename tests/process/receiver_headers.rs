@@ -69,7 +69,10 @@ async fn static_headers_are_sent_along(backend: Backend) {
     for (name, value) in [("x-team", "orders"), ("authorization", "Basic eDp5"), ("accept", "a, b;q=0.5")] {
         assert_eq!(received.header(name), value);
     }
-    client.put_json(format!("/subscriptions/{id}"), json!({"headers": {"x-team": "other"}})).await.expect(200);
+    client
+        .put_json(format!("/subscriptions/{id}"), json!({"headers": {"x-team": "other"}}))
+        .await
+        .expect(200);
     client.ingest(&id, json!(2)).await;
     let received = receiver.ended(2).await.remove(1);
     assert_eq!(received.header("x-team"), "other");
@@ -150,7 +153,10 @@ async fn replay_goes_to_the_end_of_the_line(backend: Backend) {
     let received = receiver.ended(3).await.remove(2);
     assert_eq!((received.delivery_id(), received.sequence(), received.attempt()), (replay.as_str(), 3, 1));
     assert_eq!(received.header("posthorn-replay-of"), first);
-    assert_eq!((received.body.as_slice(), received.header("content-type")), (&b"{\"a\":  1}"[..], "application/x+json"));
+    assert_eq!(
+        (received.body.as_slice(), received.header("content-type")),
+        (&b"{\"a\":  1}"[..], "application/x+json")
+    );
     // The delivery repeated is as it was, and a replay can be replayed.
     let original = client.delivery_in(&first, "success").await;
     assert_eq!(original["attempt_count"], 1);

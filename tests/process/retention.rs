@@ -19,7 +19,8 @@ const SETTINGS: &[(&str, &str)] = &[
 async fn finished_ones_go(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, SETTINGS).await;
     let client = posthorn.client();
-    let receiver = Receiver::start(|request| Reply::status(if request.path == "/fails" { 500 } else { 200 })).await;
+    let receiver =
+        Receiver::start(|request| Reply::status(if request.path == "/fails" { 500 } else { 200 })).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
     let failing = client.subscribe(&receiver.url("/fails"), json!({})).await.id;
     let paused = client.subscribe(&receiver.url("/"), json!({})).await.id;
@@ -66,11 +67,16 @@ async fn finished_ones_go(backend: Backend) {
     let delivered = receiver.requests_at("/").len();
     assert_eq!((delivered, receiver.requests_at("/fails").len()), (4, 2));
     let stats = client.get("/status/stats").await.expect(200).json;
-    assert_eq!((&stats["recent_success_count"], &stats["recent_failure_count"]), (&json!(4), &json!(1)), "{stats}");
+    assert_eq!(
+        (&stats["recent_success_count"], &stats["recent_failure_count"]),
+        (&json!(4), &json!(1)),
+        "{stats}"
+    );
 }
 
 async fn disabled_ones_end(backend: Backend) {
-    let posthorn = Posthorn::start_with(backend, &[SETTINGS, &[("LOG_RETENTION_HOURS", "0.001")]].concat()).await;
+    let posthorn =
+        Posthorn::start_with(backend, &[SETTINGS, &[("LOG_RETENTION_HOURS", "0.001")]].concat()).await;
     let client = posthorn.client();
     let receiver = Receiver::always(Reply::status(410)).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;

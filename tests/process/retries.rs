@@ -36,7 +36,8 @@ async fn retries_follow_the_schedule(backend: Backend) {
     for (index, delay) in [0.2, 0.4, 0.5, 0.5].into_iter().enumerate() {
         let gap = received[index + 1].opened - received[index].closed.unwrap();
         // What the receiver measures includes the answer's way, which only makes it longer.
-        let (least, most) = (Duration::from_secs_f64(0.79 * delay), Duration::from_secs_f64(1.2 * delay + 1.0));
+        let (least, most) =
+            (Duration::from_secs_f64(0.79 * delay), Duration::from_secs_f64(1.2 * delay + 1.0));
         assert!(gap >= least && gap <= most, "retry {} after {gap:?}, not {least:?} to {most:?}", index + 1);
     }
 }
@@ -106,8 +107,14 @@ async fn failures_of_every_kind_are_recorded(backend: Backend) {
         for (attempt, number) in attempts.iter().zip([1, 2]) {
             assert_eq!(attempt["attempt_number"], number, "{case}");
             assert_eq!(attempt["status_code"], status_code, "{case}: {attempt}");
-            assert!(attempt["error_message"].as_str().is_some_and(|text| !text.is_empty()), "{case}: {attempt}");
-            assert!(attempt["duration_ms"].as_i64().is_some_and(|duration| duration >= 0), "{case}: {attempt}");
+            assert!(
+                attempt["error_message"].as_str().is_some_and(|text| !text.is_empty()),
+                "{case}: {attempt}"
+            );
+            assert!(
+                attempt["duration_ms"].as_i64().is_some_and(|duration| duration >= 0),
+                "{case}: {attempt}"
+            );
         }
         assert_eq!(ended["error"], attempts[1]["error_message"], "{case}: {ended}");
         assert!(ended["completed_at"].is_string(), "{case}: {ended}");
@@ -127,13 +134,29 @@ async fn head_decides_for_success(backend: Backend) {
         ("is reset", Reply::raw(head, Ending::Reset), 200, None),
         ("a chunk missing", Reply::raw(unended, Ending::Stall), 200, Some("begun")),
         ("has no length", Reply::raw(b"HTTP/1.0 200 OK\r\n\r\nwhole", Ending::Close), 200, Some("whole")),
-        ("1xx before", Reply::raw(b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n", Ending::Close), 202, None),
+        (
+            "1xx before",
+            Reply::raw(
+                b"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 202 OK\r\ncontent-length: 0\r\n\r\n",
+                Ending::Close,
+            ),
+            202,
+            None,
+        ),
         ("204", Reply::status(204), 204, None),
         ("299", Reply::body(299, b"fine"), 299, Some("fine")),
         ("a NUL and no UTF-8", Reply::body(200, b"a\0b\xffc\x1b[31m"), 200, None),
         ("long", Reply::body(200, &[b'x'; 10_000]), 200, Some(LONG)),
         ("longer than is read", Reply::body(200, &[b'x'; 200_000]), 200, Some(LONG)),
-        ("compressed", Reply::raw(b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b", Ending::Close), 200, None),
+        (
+            "compressed",
+            Reply::raw(
+                b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: 2\r\n\r\n\x1f\x8b",
+                Ending::Close,
+            ),
+            200,
+            None,
+        ),
     ];
     join_all(cases.map(async |(case, reply, status, body)| {
         let receiver = Receiver::always(reply).await;
@@ -144,7 +167,11 @@ async fn head_decides_for_success(backend: Backend) {
         assert!(started.elapsed() < Duration::from_secs(6), "{case}: took {:?}", started.elapsed());
         assert_eq!(ended["attempt_count"], 1, "{case}: {ended}");
         let attempt = client.attempts(&delivery).await.remove(0);
-        assert_eq!((&attempt["outcome"], &attempt["status_code"]), (&json!("success"), &json!(status)), "{case}");
+        assert_eq!(
+            (&attempt["outcome"], &attempt["status_code"]),
+            (&json!("success"), &json!(status)),
+            "{case}"
+        );
         if let Some(body) = body {
             assert_eq!(attempt["response_body"], body, "{case}");
         }
@@ -168,7 +195,8 @@ async fn redirects_are_not_followed(backend: Backend) {
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
     let delivery = client.ingest(&id, json!(1)).await;
     client.delivery_in(&delivery, "success").await;
-    let codes: Vec<_> = client.attempts(&delivery).await.iter().map(|attempt| attempt["status_code"].clone()).collect();
+    let codes: Vec<_> =
+        client.attempts(&delivery).await.iter().map(|attempt| attempt["status_code"].clone()).collect();
     assert_eq!(codes, [301, 302, 303, 307, 308, 200].map(|code| json!(code)));
     assert_eq!(elsewhere.connections(), 0, "nothing goes elsewhere");
 }
@@ -188,7 +216,11 @@ async fn gone_disables(backend: Backend) {
     assert_eq!(shown["status_reason"], "gone", "{shown}");
     client.post_json(format!("/ingest/{id}"), json!(3)).await.expect(409);
     let held = client.delivery(&second).await;
-    assert_eq!((&held["status"], &held["waiting_for"]["reason"]), (&json!("pending"), &json!("disabled")), "{held}");
+    assert_eq!(
+        (&held["status"], &held["waiting_for"]["reason"]),
+        (&json!("pending"), &json!("disabled")),
+        "{held}"
+    );
 
     let enabled = client.post(format!("/subscriptions/{id}/enable")).await.expect(200).json;
     assert_eq!((&enabled["status"], &enabled["status_reason"]), (&json!("active"), &json!(null)));
@@ -199,7 +231,8 @@ async fn gone_disables(backend: Backend) {
 }
 
 async fn timeouts_end_the_request(backend: Backend) {
-    let posthorn = Posthorn::start_with(backend, &[("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "0.4"), FAST[0]]).await;
+    let posthorn =
+        Posthorn::start_with(backend, &[("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "0.4"), FAST[0]]).await;
     let client = posthorn.client();
     let half = Reply::raw(b"HTTP/1.1 200 OK\r\nx-slow: ", Ending::Stall);
     let cases = [
@@ -215,7 +248,11 @@ async fn timeouts_end_the_request(backend: Backend) {
         let attempt = client.attempts(&delivery).await.remove(0);
         let took = attempt["duration_ms"].as_i64().unwrap();
         assert!((timeout_ms - 20..timeout_ms + 500).contains(&took), "{case}: {attempt}");
-        assert_eq!((&attempt["outcome"], &attempt["status_code"]), (&json!("failed_attempt"), &json!(null)), "{case}");
+        assert_eq!(
+            (&attempt["outcome"], &attempt["status_code"]),
+            (&json!("failed_attempt"), &json!(null)),
+            "{case}"
+        );
         let message = attempt["error_message"].as_str().unwrap();
         assert!(message.contains("time"), "{case}: {message}");
     }))

@@ -5,7 +5,12 @@ use serde_json::{Value, json};
 use crate::support::server::FAST;
 use crate::support::{Backend, Posthorn, Receiver, Reply, eventually, on_both_databases};
 
-on_both_databases!(health_is_ok, statistics_agree_with_the_tables, attempts_newest_first, activity_newest_first);
+on_both_databases!(
+    health_is_ok,
+    statistics_agree_with_the_tables,
+    attempts_newest_first,
+    activity_newest_first
+);
 
 async fn health_is_ok(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
@@ -58,8 +63,11 @@ async fn statistics_agree_with_the_tables(backend: Backend) {
     .await;
     posthorn.kill().await;
     posthorn.start_again().await;
-    check_statistics(&posthorn, json!({"pending_deliveries": 3, "recent_success_count": 6, "recent_failure_count": 3}))
-        .await;
+    check_statistics(
+        &posthorn,
+        json!({"pending_deliveries": 3, "recent_success_count": 6, "recent_failure_count": 3}),
+    )
+    .await;
 }
 
 /// The statistics come to be these; what is pending is counted beside them.
@@ -81,7 +89,8 @@ async fn check_statistics(posthorn: &Posthorn, expected: Value) {
 async fn attempts_newest_first(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, FAST).await;
     let client = posthorn.client();
-    let receiver = Receiver::start(|request| Reply::status(if request.attempt() < 3 { 500 } else { 200 })).await;
+    let receiver =
+        Receiver::start(|request| Reply::status(if request.attempt() < 3 { 500 } else { 200 })).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
     let other = client.subscribe(&receiver.url("/"), json!({})).await.id;
     let mut deliveries = Vec::new();

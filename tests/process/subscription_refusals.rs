@@ -146,7 +146,8 @@ async fn bad_targets_are_refused(backend: Backend) {
 }
 
 async fn forbidden_networks_are_named(backend: Backend) {
-    let posthorn = Posthorn::start_with(backend, &[("POSTHORN_ALLOWED_PRIVATE_NETWORKS", "10.1.0.0/16")]).await;
+    let posthorn =
+        Posthorn::start_with(backend, &[("POSTHORN_ALLOWED_PRIVATE_NETWORKS", "10.1.0.0/16")]).await;
     let client = posthorn.client();
     let id = client.subscribe("http://10.1.2.3/", json!({})).await.id;
     for target in [
@@ -202,10 +203,9 @@ async fn bad_bodies_are_refused(backend: Backend) {
         ("plain text", "text/plain", valid.clone().into_bytes(), &[415]),
         ("a form", "application/x-www-form-urlencoded", b"target_url=x".to_vec(), &[415]),
     ] {
-        for (method, path) in [
-            (Method::POST, "/subscriptions/".to_owned()),
-            (Method::PUT, format!("/subscriptions/{id}")),
-        ] {
+        for (method, path) in
+            [(Method::POST, "/subscriptions/".to_owned()), (Method::PUT, format!("/subscriptions/{id}"))]
+        {
             println!("{case}");
             client.call(method, path).bytes(kind, body.clone()).send().await.expect_any(statuses);
         }
@@ -216,12 +216,15 @@ async fn bad_bodies_are_refused(backend: Backend) {
 async fn odd_text_is_kept_or_refused(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let client = posthorn.client();
-    for text in ["' OR 1=1--", "100 % _x_ \\ \"", "\u{202e}abc", "</script><script>", "\u{1f980}\u{301}", "null"] {
+    for text in
+        ["' OR 1=1--", "100 % _x_ \\ \"", "\u{202e}abc", "</script><script>", "\u{1f980}\u{301}", "null"]
+    {
         let created = client.subscribe(TARGET, json!({"description": text})).await;
         assert_eq!(client.subscription(&created.id).await["description"], text);
     }
     for tenant in ["a\u{7f}", "two words", "slash/ed", "\u{1b}[31m", "' OR 1=1--", "..", "größe"] {
-        let answer = client.post_json("/subscriptions/", json!({"target_url": TARGET, "tenant": tenant})).await;
+        let answer =
+            client.post_json("/subscriptions/", json!({"target_url": TARGET, "tenant": tenant})).await;
         if answer.status == 201 {
             assert_eq!(answer.json["tenant"], tenant, "kept as it is");
         } else {

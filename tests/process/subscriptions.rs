@@ -31,7 +31,10 @@ async fn created_with_defaults(backend: Backend) {
             "status": "active", "status_reason": null, "secret_key_set": false, "rate_limit": null,
         }),
     );
-    check_fields(&created.json["circuit"], json!({"state": "closed", "consecutive_failures": 0, "retry_at": null}));
+    check_fields(
+        &created.json["circuit"],
+        json!({"state": "closed", "consecutive_failures": 0, "retry_at": null}),
+    );
     check_time(&created.json["created_at"]);
     assert_eq!(created.json["created_at"], created.json["updated_at"]);
 
@@ -111,7 +114,9 @@ async fn listed_in_pages(backend: Backend) {
     let mut seen: Vec<String> = Vec::new();
     for page in 1..=4 {
         let listed = client.get(format!("/subscriptions/?limit=3&page={page}")).await.expect(200).json;
-        seen.extend(listed["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()));
+        seen.extend(
+            listed["items"].as_array().unwrap().iter().map(|item| item["id"].as_str().unwrap().to_owned()),
+        );
     }
     seen.sort();
     assert_eq!(seen, ids, "every one once over the pages");
@@ -134,11 +139,9 @@ async fn changed_in_part(backend: Backend) {
 
     // What is absent stays, null clears.
     check_fields(&put(json!({"description": "new"})).await, json!({"description": "new", "ordering": "key"}));
-    for (field, cleared) in [
-        ("description", json!(null)),
-        ("rate_limit", json!(null)),
-        ("secret_key", json!(null)),
-    ] {
+    for (field, cleared) in
+        [("description", json!(null)), ("rate_limit", json!(null)), ("secret_key", json!(null))]
+    {
         let answer = put(json!({field: null})).await;
         if field == "secret_key" {
             assert_eq!(answer["secret_key_set"], false, "{answer}");
@@ -185,7 +188,8 @@ async fn slash_at_the_end_makes_no_difference(backend: Backend) {
     let client: &Client = posthorn.client();
     let id = client.subscribe(TARGET, json!({})).await.id;
     client.post(format!("/subscriptions/{id}/pause/")).await.expect(200);
-    let delivery = client.post_json(format!("/ingest/{id}/"), json!({})).await.expect(202).text("delivery_id");
+    let delivery =
+        client.post_json(format!("/ingest/{id}/"), json!({})).await.expect(202).text("delivery_id");
     for path in [
         "/health".to_owned(),
         "/health/ready".to_owned(),
@@ -238,5 +242,8 @@ fn without(value: &Value, names: &[&str]) -> Value {
 fn check_time(value: &Value) {
     let text = value.as_str().unwrap_or_default();
     let shaped = text.len() == "2026-01-01T00:00:00.000Z".len() && text.ends_with('Z');
-    assert!(shaped && chrono::DateTime::parse_from_rfc3339(text).is_ok(), "{value} is no time of the contract");
+    assert!(
+        shaped && chrono::DateTime::parse_from_rfc3339(text).is_ok(),
+        "{value} is no time of the contract"
+    );
 }

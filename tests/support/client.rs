@@ -64,7 +64,8 @@ impl Client {
             .build()
             .expect("a client");
         let document = http.get(format!("http://{address}/openapi.json")).send().await.expect("the document");
-        let document = serde_json::from_slice(&document.bytes().await.unwrap()).expect("the document is JSON");
+        let document =
+            serde_json::from_slice(&document.bytes().await.unwrap()).expect("the document is JSON");
         Self { http, address, key, document: Arc::new(Document::new(document)) }
     }
 
@@ -119,7 +120,8 @@ impl Client {
         let mut body = json!({"target_url": target_url});
         body.as_object_mut().unwrap().extend(fields.as_object().cloned().unwrap_or_default());
         let created = self.post_json("/subscriptions/", body).await.expect(201).json;
-        let text = |name: &str| created[name].as_str().unwrap_or_else(|| panic!("{name} in {created}")).to_owned();
+        let text =
+            |name: &str| created[name].as_str().unwrap_or_else(|| panic!("{name} in {created}")).to_owned();
         Subscribed { id: text("id"), signing_secret: text("signing_secret") }
     }
 
@@ -301,7 +303,11 @@ impl Answer {
     pub(crate) fn check_problem(&self) {
         let wrong = |what: &str| format!("{}: {} {what}: {}", self.call, self.status, self.shown());
         assert_eq!(self.kind(), "application/problem+json", "{}", wrong("content type"));
-        assert!(self.json["type"].as_str().is_some_and(|kind| kind.starts_with("/problems/")), "{}", wrong("type"));
+        assert!(
+            self.json["type"].as_str().is_some_and(|kind| kind.starts_with("/problems/")),
+            "{}",
+            wrong("type")
+        );
         assert_eq!(self.json["status"], self.status, "{}", wrong("status"));
         for field in ["title", "detail"] {
             assert!(self.json[field].as_str().is_some_and(|text| !text.is_empty()), "{}", wrong(field));
@@ -312,9 +318,13 @@ impl Answer {
         }
         match self.status {
             // At ingest it is the signature that is missing, for which no scheme is registered.
-            401 if !self.call.contains("/ingest/") => assert!(self.header("www-authenticate").starts_with("Bearer"), "{}", wrong("challenge")),
+            401 if !self.call.contains("/ingest/") => {
+                assert!(self.header("www-authenticate").starts_with("Bearer"), "{}", wrong("challenge"))
+            }
             405 => assert!(!self.header("allow").is_empty(), "{}", wrong("Allow")),
-            429 | 503 => assert!(self.header("retry-after").parse::<u32>().is_ok(), "{}", wrong("Retry-After")),
+            429 | 503 => {
+                assert!(self.header("retry-after").parse::<u32>().is_ok(), "{}", wrong("Retry-After"))
+            }
             status => assert_ne!(status, 500, "{}", wrong("is a bug")),
         }
     }

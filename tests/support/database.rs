@@ -128,7 +128,8 @@ impl Drop for Database {
 }
 
 fn server_url() -> url::Url {
-    let url = std::env::var(SERVER_URL).unwrap_or_else(|_| "postgres://root@127.0.0.1:5432/postgres".to_owned());
+    let url =
+        std::env::var(SERVER_URL).unwrap_or_else(|_| "postgres://root@127.0.0.1:5432/postgres".to_owned());
     url::Url::parse(&url).unwrap_or_else(|_| panic!("{SERVER_URL}: expected postgres://…"))
 }
 

@@ -16,7 +16,8 @@ pub(crate) struct Document {
 }
 
 /// The contract's document lists these under their own names only; they are for people and tools.
-const UNLISTED: &[&str] = &["openapi.json", "openapi.yaml", "docs", "redoc", "problems", "dashboard", "metrics", ""];
+const UNLISTED: &[&str] =
+    &["openapi.json", "openapi.yaml", "docs", "redoc", "problems", "dashboard", "metrics", ""];
 
 impl Document {
     /// Takes the document as served.
@@ -48,7 +49,10 @@ impl Document {
         let Some(operation) = self.operation(method, path) else {
             let first = segments(path).into_iter().next().unwrap_or_default();
             let listed = !UNLISTED.contains(&first.as_str());
-            assert!(!listed || matches!(status, 400 | 401 | 404 | 405), "{method} {path} → {status}: undocumented");
+            assert!(
+                !listed || matches!(status, 400 | 401 | 404 | 405),
+                "{method} {path} → {status}: undocumented"
+            );
             return;
         };
         let answer = &operation["responses"][status.to_string()];

@@ -1,7 +1,7 @@
 //! Random choices that can be repeated: the seed is printed, and `POSTHORN_TEST_SEED` sets it.
 
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 /// A generator whose seed stands in the test's output.
 pub(crate) fn seeded(test: &str) -> StdRng {

@@ -145,7 +145,8 @@ impl Receiver {
 
     /// Everything, as soon as so many requests have come to their end.
     pub(crate) async fn ended(&self, count: usize) -> Vec<Received> {
-        let enough = |log: &[Received]| log.iter().filter(|request| request.closed.is_some()).count() >= count;
+        let enough =
+            |log: &[Received]| log.iter().filter(|request| request.closed.is_some()).count() >= count;
         self.until(&format!("{count} requests ended"), enough).await
     }
 

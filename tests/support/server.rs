@@ -49,7 +49,8 @@ impl Posthorn {
 
     /// On a database that exists already.
     pub(crate) async fn start_on(database: Arc<Database>, settings: &[(&str, &str)]) -> Self {
-        let settings: Vec<_> = settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let settings: Vec<_> =
+            settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         let mut process = Process::spawn(&database, &settings, &["serve"]);
         let address = process.listening().await;
         let client = Client::connect(address, key(&settings)).await;
@@ -104,7 +105,11 @@ impl Posthorn {
     /// SIGTERM, and then on the same data with these settings beside its own.
     pub(crate) async fn restart_with(&mut self, settings: &[(&str, &str)]) {
         let ended = self.terminate().await;
-        assert!(ended.success(), "SIGTERM should end it with 0, not {ended}; log:\n{}", self.log().join("\n"));
+        assert!(
+            ended.success(),
+            "SIGTERM should end it with 0, not {ended}; log:\n{}",
+            self.log().join("\n")
+        );
         self.settings.extend(settings.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         self.start_again().await;
     }
