@@ -1,1 +1,3 @@
-//! x
+//! Posthorn.
+
+pub mod store;

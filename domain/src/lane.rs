@@ -1,1 +1,468 @@
-//! The lane of one subscription.
+//! One subscription's order and pace: which delivery may be sent now.
+//!
+//! A [`Lane`] is sans-IO. The shell around it tells it what happened ([`Lane::handle`]), carries out
+//! what it wants ([`Lane::poll`], until that says `None`) and comes back at [`Lane::next_wakeup`].
+//! All policy is here: order, retries, circuit, pace, what becomes of the subscription.
+//!
+//! One rule gives the three orderings: *a delivery may start when no earlier unfinished delivery
+//! stands in its line.* `strict`: all stand in one line; `key`: one line for each key; `none`, and
+//! those without a key: each its own.
+//!
+//! The lane holds identifiers, never payloads, and of those the next few only: the [`window`]. What
+//! lies beyond it is in the store and comes by [`Action::Load`].
+//!
+//! Kept at all times (and asserted after each event):
+//! - of each line at most one delivery is in flight or being recorded, and it is the line's first;
+//! - at most `in_flight_max` deliveries are in flight or being recorded, unless the limit was lowered;
+//! - a delivery goes on only after the outcome of the one before it is recorded;
+//! - nothing starts while the lane is held or its circuit open, and half-open lets one probe go;
+//! - the window and what waits beside it are bounded.
+//!
+//! A tick that is early, late or repeated, and an outcome nobody waits for, do no harm.
+
+mod window;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::circuit::{Circuit, CircuitPolicy};
+use crate::delivery::{AttemptOutcome, OrderingKey};
+use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
+use crate::retry::{Jitter, RetryPolicy};
+use crate::subscription::{OnExhausted, Ordering, StatusReason};
+
+use window::{Flight, Next, Phase, Window};
+
+/// The rules in force for one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Which deliveries wait for which.
+    pub ordering: Ordering,
+    /// Deliveries in flight at once; 1 for `strict`.
+    pub in_flight_max: u32,
+    /// When a failed delivery is tried again.
+    pub retry: RetryPolicy,
+    /// What becomes of the lane when a delivery has used up its retries.
+    pub on_exhausted: OnExhausted,
+    /// When the circuit opens.
+    pub circuit: CircuitPolicy,
+    /// Failing this long without one success disables the subscription; none: never.
+    pub disable_after: Option<Duration>,
+}
+
+/// What a request needs to know of its delivery.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Whose payload it carries.
+    pub event_id: EventId,
+    /// The delivery that it repeats.
+    pub replay_of: Option<DeliveryId>,
+    /// Its number.
+    pub sequence: Sequence,
+}
+
+/// An unfinished delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queued {
+    /// The delivery.
+    pub ticket: Ticket,
+    /// See [`OrderingKey`].
+    pub key: Option<OrderingKey>,
+    /// Attempts in the log.
+    pub attempt_count: u32,
+    /// Attempts of these that count as retries no more.
+    pub retry_base: u32,
+    /// Not to be tried before.
+    pub due: Option<Instant>,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint took the delivery.
+    Success,
+    /// It did not.
+    Failure {
+        /// How long it asks to wait.
+        retry_after: Option<Duration>,
+        /// It says that there is nothing any more (410).
+        gone: bool,
+    },
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A delivery was accepted and committed.
+    Accepted(Queued),
+    /// The answer to the [`Load`] under way: the unfinished deliveries asked for, in their order,
+    /// read after it was asked.
+    Loaded(Vec<Queued>),
+    /// A request ended.
+    Finished {
+        /// Of which delivery.
+        sequence: Sequence,
+        /// How.
+        verdict: Verdict,
+        /// A fresh draw.
+        jitter: Jitter,
+    },
+    /// The outcome of a request is committed.
+    Recorded {
+        /// Of which delivery.
+        sequence: Sequence,
+    },
+    /// Somebody ended a delivery; that is committed.
+    Skipped {
+        /// Which.
+        sequence: Sequence,
+    },
+    /// A person wants a delivery tried now.
+    RetryNow {
+        /// Which.
+        sequence: Sequence,
+    },
+    /// The subscription was changed; that is committed.
+    Changed(Change),
+    /// Time has passed, or a place in flight is free again.
+    Tick,
+}
+
+/// What of a change concerns the lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The rules from now on.
+    pub policy: Policy,
+    /// Whether anything may be sent.
+    pub active: bool,
+    /// The circuit starts anew and waiting retries are due now: another target, or enabled again.
+    pub fresh_start: bool,
+    /// Deliveries that failed get a fresh set of retries.
+    pub retries_forgiven: bool,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Send this delivery, and say [`Event::Finished`] when the request ended.
+    Start {
+        /// Which delivery.
+        ticket: Ticket,
+        /// Which of its attempts this is.
+        attempt: AttemptNumber,
+    },
+    /// Write this down, and say [`Event::Recorded`] when it is committed.
+    Record(Record),
+    /// Read deliveries from the store, and say [`Event::Loaded`].
+    Load(Load),
+}
+
+/// What an attempt meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The delivery.
+    pub ticket: Ticket,
+    /// Which of its attempts.
+    pub attempt: AttemptNumber,
+    /// What it meant for the delivery.
+    pub outcome: AttemptOutcome,
+    /// When the delivery is due again; set exactly where it goes on.
+    pub due: Option<Instant>,
+    /// The lane's health, where it changed.
+    pub health: Option<Health>,
+    /// What becomes of the subscription, where anything does.
+    pub standing: Option<Standing>,
+}
+
+/// What becomes of a subscription by its own doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is paused.
+    Paused(StatusReason),
+    /// It is disabled.
+    Disabled(StatusReason),
+}
+
+/// What is remembered of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether it may be called.
+    pub circuit: Circuit,
+    /// The first failure since the last success.
+    pub failing_since: Option<Instant>,
+}
+
+impl Health {
+    /// Of an endpoint that nothing is known of.
+    pub const NEW: Self = Self { circuit: Circuit::NEW, failing_since: None };
+}
+
+/// Which deliveries to read: the unfinished ones numbered above `after`, at most `limit`, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Numbered above this.
+    pub after: Sequence,
+    /// Which of them.
+    pub scope: Scope,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Which of a lane's deliveries to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// All, but for those with one of these keys.
+    Without(Vec<OrderingKey>),
+    /// Those with this key, up to this number.
+    Key(OrderingKey, Sequence),
+}
+
+/// Why the gate lets nothing through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// No place in flight is free; a [`Event::Tick`] comes when one is.
+    Capacity,
+    /// The subscription's rate allows the next request at this time.
+    Rate(Instant),
+    /// The tenant's rate allows the next request at this time.
+    TenantRate(Instant),
+}
+
+/// Asked before each start; a yes is used at once.
+pub trait Gate {
+    /// Takes a place in flight and a turn at the pace allowed, both or neither.
+    fn admit(&mut self, now: Instant) -> Result<(), Hold>;
+}
+
+/// Why a delivery of the window is not being sent, as far as only its lane knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// It is being sent.
+    InFlight,
+    /// The gate holds it.
+    Gate(Hold),
+}
+
+/// One subscription's order and pace.
+#[derive(Debug)]
+pub struct Lane {
+    policy: Policy,
+    active: bool,
+    /// The delivery whose outcome, once recorded, pauses or disables the subscription. Nothing
+    /// starts meanwhile, whatever an older change says.
+    closing: Option<Sequence>,
+    health: Health,
+    window: Window,
+    hold: Option<Hold>,
+    actions: VecDeque<Action>,
+}
+
+impl Lane {
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
+    #[must_use]
+    pub fn new(policy: Policy, active: bool, health: Health) -> Self {
+        Self {
+            policy,
+            active,
+            closing: None,
+            health,
+            window: Window::new(policy.ordering, policy.in_flight_max),
+            hold: None,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Takes in what happened at `now`.
+    pub fn handle(&mut self, event: Event, now: Instant) {
+        match event {
+            Event::Accepted(queued) => self.window.accepted(queued),
+            Event::Loaded(page) => self.window.loaded(page),
+            Event::Finished { sequence, verdict, jitter } => self.finished(sequence, verdict, jitter, now),
+            Event::Recorded { sequence } => self.recorded(sequence),
+            Event::Skipped { sequence } => self.window.skipped(sequence),
+            Event::RetryNow { sequence } => self.window.retry_now(sequence),
+            Event::Changed(change) => self.changed(&change, now),
+            Event::Tick => {}
+        }
+        self.hold = None;
+        self.check();
+    }
+
+    /// The next thing to do at `now`; to be asked until it says `None`.
+    pub fn poll(&mut self, now: Instant, gate: &mut impl Gate) -> Option<Action> {
+        if let Some(action) = self.actions.pop_front() {
+            return Some(action);
+        }
+        if !self.may_send() {
+            return None;
+        }
+        if let Some(load) = self.window.load() {
+            return Some(Action::Load(load));
+        }
+        self.start(now, gate)
+    }
+
+    /// When to say [`Event::Tick`] next; `None` where only an event can change anything.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        if !self.may_send() || matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
+            return None;
+        }
+        let first = match (self.hold, self.window.has_ready()) {
+            (Some(Hold::Rate(until) | Hold::TenantRate(until)), true) => Some(until),
+            // A place that becomes free is told, and so is an outcome.
+            (Some(Hold::Capacity) | None, true) => None,
+            (_, false) => self.window.next_due(),
+        };
+        match self.health.circuit {
+            Circuit::Open { until, .. } if self.window.has_ready() => {
+                Some(first.map_or(until, |at| at.max(until)))
+            }
+            Circuit::Open { until, .. } => first.map(|at| at.max(until)),
+            Circuit::Closed { .. } | Circuit::HalfOpen { .. } => first,
+        }
+    }
+
+    /// Whether nothing is under way, so that the lane can be forgotten until its next wake-up.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.actions.is_empty() && !self.window.is_busy() && self.hold != Some(Hold::Capacity)
+    }
+
+    /// Why a delivery is not being sent, as far as only the lane knows.
+    #[must_use]
+    pub fn held(&self, sequence: Sequence) -> Option<Held> {
+        if self.window.is_in_flight(sequence) {
+            return Some(Held::InFlight);
+        }
+        self.window.is_ready(sequence).then_some(self.hold).flatten().map(Held::Gate)
+    }
+
+    fn start(&mut self, now: Instant, gate: &mut impl Gate) -> Option<Action> {
+        self.window.wake(now);
+        let sequence = self.window.first_ready()?;
+        let probe = match self.health.circuit {
+            Circuit::Closed { .. } => false,
+            Circuit::Open { until, .. } if until <= now => true,
+            Circuit::Open { .. } | Circuit::HalfOpen { .. } => return None,
+        };
+        if self.window.in_flight() >= self.policy.in_flight_max {
+            return None;
+        }
+        if let Err(hold) = gate.admit(now) {
+            self.hold = Some(hold);
+            return None;
+        }
+        if let (true, Circuit::Open { cool_down, failures, .. }) = (probe, self.health.circuit) {
+            self.health.circuit = Circuit::HalfOpen { cool_down, failures };
+        }
+        let (ticket, attempt) = self.window.start(sequence, Flight { probe, stale: false })?;
+        self.check();
+        Some(Action::Start { ticket, attempt })
+    }
+
+    fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {
+        let Some(flying) = self.window.flying(sequence) else { return };
+        let before = self.health;
+        if !flying.flight.stale {
+            self.judge(verdict == Verdict::Success, flying.flight.probe, now);
+        }
+        let (outcome, due, standing) = match verdict {
+            Verdict::Success => (AttemptOutcome::Success, None, None),
+            Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
+            Verdict::Failure { gone: true, .. } if !flying.flight.stale => {
+                (AttemptOutcome::Failed, None, Some(Standing::Disabled(StatusReason::Gone)))
+            }
+            Verdict::Failure { retry_after, .. } => self.failed(flying.retries, jitter, retry_after, now),
+        };
+        let standing = standing.or_else(|| self.failing_too_long(now));
+        if standing.is_some() {
+            self.closing = Some(sequence);
+        }
+        let next = due.map_or(Next::Done, Next::Due);
+        self.window.set_phase(sequence, Phase::Recording(next));
+        self.actions.push_back(Action::Record(Record {
+            ticket: flying.ticket,
+            attempt: flying.attempt,
+            outcome,
+            due,
+            health: (self.health != before).then_some(self.health),
+            standing,
+        }));
+    }
+
+    /// What a failure means for a delivery that has used up `retries` of its retries.
+    fn failed(
+        &self,
+        retries: u32,
+        jitter: Jitter,
+        retry_after: Option<Duration>,
+        now: Instant,
+    ) -> (AttemptOutcome, Option<Instant>, Option<Standing>) {
+        if retries < self.policy.retry.max_retries {
+            let delay = self.policy.retry.delay_before(retries.saturating_add(1), jitter, retry_after);
+            return (AttemptOutcome::FailedAttempt, Some(now + delay), None);
+        }
+        match self.policy.on_exhausted {
+            OnExhausted::Continue => (AttemptOutcome::Failed, None, None),
+            // It stays at the head, due as soon as somebody resumes.
+            OnExhausted::Pause => {
+                let paused = Standing::Paused(StatusReason::RetriesExhausted);
+                (AttemptOutcome::FailedAttempt, Some(now), Some(paused))
+            }
+        }
+    }
+
+    /// What an outcome says of the endpoint.
+    fn judge(&mut self, ok: bool, probe: bool, now: Instant) {
+        // While a probe is on its way, only the probe's outcome counts.
+        if probe || !matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
+            self.health.circuit = self.health.circuit.after(ok, now, &self.policy.circuit);
+        }
+        self.health.failing_since = if ok { None } else { self.health.failing_since.or(Some(now)) };
+    }
+
+    fn failing_too_long(&self, now: Instant) -> Option<Standing> {
+        let since = self.health.failing_since?;
+        let limit = self.policy.disable_after?;
+        (self.may_send() && now.saturating_duration_since(since) >= limit)
+            .then_some(Standing::Disabled(StatusReason::Failing))
+    }
+
+    /// Whether anything may be sent, as far as the subscription is concerned.
+    fn may_send(&self) -> bool {
+        self.active && self.closing.is_none()
+    }
+
+    fn recorded(&mut self, sequence: Sequence) {
+        if self.closing == Some(sequence) {
+            self.closing = None;
+            self.active = false;
+        }
+        self.window.recorded(sequence);
+    }
+
+    fn changed(&mut self, change: &Change, now: Instant) {
+        self.policy = change.policy;
+        self.active = change.active;
+        if change.fresh_start {
+            self.health = Health::NEW;
+            self.window.fresh_start(now);
+        }
+        if change.retries_forgiven {
+            self.window.forgive_retries();
+        }
+        self.window.reconfigure(change.policy.ordering, change.policy.in_flight_max);
+    }
+
+    /// The invariants of the header.
+    fn check(&self) {
+        self.window.check();
+        debug_assert!(
+            !matches!(self.health.circuit, Circuit::HalfOpen { .. }) || self.window.probes() == 1,
+            "a half-open circuit has one probe in flight"
+        );
+    }
+}

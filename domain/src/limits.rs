@@ -13,6 +13,8 @@ pub const DESCRIPTION_CHARS_MAX: usize = 1024;
 
 /// Static headers of one subscription.
 pub const STATIC_HEADERS_MAX: usize = 32;
+/// One static header's name; registered ones stay below 50.
+pub const STATIC_HEADER_NAME_BYTES_MAX: usize = 128;
 /// One static header's value.
 pub const STATIC_HEADER_BYTES_MAX: usize = 4096;
 
@@ -40,12 +42,12 @@ pub const ERROR_MESSAGE_CHARS_MAX: usize = 512;
 /// The shortest and the longest time-out of an attempt.
 pub const TIMEOUT_MIN: Duration = Duration::from_millis(100);
 /// See [`TIMEOUT_MIN`]; longer ones hold a place in flight that others wait for.
-pub const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+pub const TIMEOUT_MAX: Duration = Duration::from_mins(2);
 
 /// The most retries a policy may ask for: with doubling delays, years.
 pub const RETRIES_MAX: u32 = 100;
 /// The longest a retry may be put off, by policy or by `Retry-After`.
-pub const RETRY_DELAY_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const RETRY_DELAY_MAX: Duration = Duration::from_hours(24);
 
 /// Requests in flight that one subscription may ask for.
 pub const IN_FLIGHT_MAX: u32 = 1000;
@@ -70,7 +72,7 @@ pub const PAGE_LIMIT_MAX: u32 = 100;
 pub const PAGE_NUMBER_MAX: u32 = 1_000_000;
 
 /// How long a replaced signing secret also signs.
-pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_secs(24 * 60 * 60);
+pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_hours(24);
 
 const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
 const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);

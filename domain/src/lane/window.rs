@@ -1,0 +1,511 @@
+//! The next deliveries of a lane, in their lines.
+//!
+//! `scanned` is how far the store was read: every unfinished delivery up to it is in the window, or
+//! has a key that is set aside. A key is set aside where it has its fair share of the window, and
+//! when its first delivery waits for a retry; then what is behind that leaves the window. So a
+//! blocked key never takes the places of the others, whatever stands in its line. What was set aside
+//! comes back from the store when the key has nothing left here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use crate::delivery::OrderingKey;
+use crate::id::{AttemptNumber, Sequence};
+use crate::limits::{LANE_WAITING_MAX, LANE_WINDOW};
+use crate::subscription::Ordering;
+
+use super::{Load, Queued, Scope, Ticket};
+
+/// The most deliveries of one key that stand in the window.
+const KEY_DEPTH_MAX: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Window {
+    ordering: Ordering,
+    /// The ordering that comes once nothing is in flight any more.
+    next_ordering: Option<Ordering>,
+    /// Deliveries of one key in the window. As many keys as may be in flight have room for it at
+    /// once, so that keys in flight never fill the window.
+    key_depth: usize,
+    entries: BTreeMap<Sequence, Entry>,
+    lines: BTreeMap<Line, VecDeque<Sequence>>,
+    /// The first of their line, and due.
+    ready: BTreeSet<Sequence>,
+    /// The first of their line, and due at that time.
+    waiting: BTreeSet<(Instant, Sequence)>,
+    in_flight: u32,
+    /// Keys of which the store has more than the window, up to `scanned`.
+    aside: BTreeMap<OrderingKey, Aside>,
+    /// Keys set aside of which nothing is left here.
+    wanted: BTreeSet<OrderingKey>,
+    scanned: Sequence,
+    /// The highest number heard of.
+    known: Sequence,
+    /// The store may have more beyond `scanned`.
+    more: bool,
+    loading: Option<Loading>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    queued: Queued,
+    phase: Phase,
+    /// Somebody ended it while it was in flight.
+    ended: bool,
+}
+
+/// What a delivery is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Idle,
+    InFlight(Flight),
+    Recording(Next),
+}
+
+/// What is special about a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Flight {
+    /// It decides over the circuit.
+    pub(super) probe: bool,
+    /// It went to a target that is no longer the subscription's.
+    pub(super) stale: bool,
+}
+
+/// What follows when an outcome is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Next {
+    Done,
+    Due(Instant),
+}
+
+/// A delivery whose request is in flight.
+pub(super) struct Flying {
+    pub(super) ticket: Ticket,
+    pub(super) attempt: AttemptNumber,
+    /// Retries used up before this attempt ended.
+    pub(super) retries: u32,
+    pub(super) flight: Flight,
+    pub(super) ended: bool,
+}
+
+/// Deliveries that wait for each other.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Line {
+    Whole,
+    Key(OrderingKey),
+    Alone(Sequence),
+}
+
+/// Deliveries of a key that are in the store only: those numbered above `after`, up to `last` at
+/// least.
+#[derive(Clone, Copy, Debug)]
+struct Aside {
+    after: Sequence,
+    last: Sequence,
+}
+
+#[derive(Debug)]
+struct Loading {
+    load: Load,
+    /// `known` for a scan, `scanned` for a key: what was there for sure when the page was read.
+    asked: Sequence,
+    /// Something changed that the page may not show yet: it is to be read again.
+    stale: bool,
+}
+
+impl Window {
+    pub(super) fn new(ordering: Ordering, in_flight_max: u32) -> Self {
+        Self {
+            ordering,
+            next_ordering: None,
+            key_depth: key_depth(in_flight_max),
+            entries: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            ready: BTreeSet::new(),
+            waiting: BTreeSet::new(),
+            in_flight: 0,
+            aside: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            scanned: Sequence::ZERO,
+            known: Sequence::ZERO,
+            more: true,
+            loading: None,
+        }
+    }
+
+    pub(super) fn accepted(&mut self, queued: Queued) {
+        let sequence = queued.ticket.sequence;
+        if sequence <= self.scanned {
+            return;
+        }
+        self.known = self.known.max(sequence);
+        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next() && self.room() > 0;
+        if next {
+            self.scanned = sequence;
+            self.insert(queued);
+        }
+    }
+
+    /// What to read next, and from then on [`loaded`](Self::loaded) is awaited.
+    pub(super) fn load(&mut self) -> Option<Load> {
+        if self.loading.is_some() || self.room() == 0 {
+            return None;
+        }
+        let (load, asked) = match self.wanted.pop_first() {
+            Some(key) => {
+                let after = self.aside.get(&key).map_or(self.scanned, |aside| aside.after);
+                let limit = self.room().min(self.key_depth);
+                (Load { after, scope: Scope::Key(key, self.scanned), limit }, self.scanned)
+            }
+            None if (self.more || self.known > self.scanned) && self.room() >= LANE_WINDOW / 2 => {
+                let keys = self.aside.keys().cloned().collect();
+                (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
+            }
+            None => return None,
+        };
+        self.loading = Some(Loading { load: load.clone(), asked, stale: false });
+        Some(load)
+    }
+
+    pub(super) fn loaded(&mut self, page: Vec<Queued>) {
+        let Some(Loading { load, asked, stale }) = self.loading.take() else { return };
+        if stale {
+            if let Scope::Key(key, _) = load.scope
+                && self.aside.contains_key(&key)
+            {
+                self.wanted.insert(key);
+            }
+            return;
+        }
+        let full = page.len() >= load.limit;
+        let last = page.last().map_or(load.after, |queued| queued.ticket.sequence);
+        match load.scope {
+            Scope::Without(_) => {
+                self.more = full;
+                self.scanned = if full { last } else { last.max(asked).max(self.scanned) };
+                self.known = self.known.max(self.scanned);
+                for queued in page {
+                    self.insert(queued);
+                }
+                // What was left out of the page may reach as far as it was read.
+                for aside in self.aside.values_mut() {
+                    aside.last = self.scanned;
+                }
+            }
+            Scope::Key(key, _) => self.loaded_key(&key, page, asked, full.then_some(last)),
+        }
+    }
+
+    fn loaded_key(
+        &mut self,
+        key: &OrderingKey,
+        page: Vec<Queued>,
+        asked: Sequence,
+        more_after: Option<Sequence>,
+    ) {
+        let last = self.aside.remove(key).map_or(asked, |aside| aside.last);
+        for queued in page {
+            self.insert(queued);
+        }
+        let after = more_after.unwrap_or(asked);
+        if last > after {
+            self.set_aside(key.clone(), after, last);
+        }
+    }
+
+    fn set_aside(&mut self, key: OrderingKey, after: Sequence, last: Sequence) {
+        if !self.lines.contains_key(&Line::Key(key.clone())) {
+            self.wanted.insert(key.clone());
+        }
+        self.aside.insert(key, Aside { after, last });
+    }
+
+    /// Takes in a delivery that comes after all others of its line.
+    fn insert(&mut self, queued: Queued) {
+        let sequence = queued.ticket.sequence;
+        if let Some(aside) = queued.key.as_ref().and_then(|key| self.aside.get_mut(key)) {
+            aside.last = aside.last.max(sequence);
+            return;
+        }
+        let line = self.line(&queued);
+        if let (Line::Key(key), Some(others)) = (&line, self.lines.get(&line))
+            && others.len() >= self.key_depth
+        {
+            let after = others.back().copied().unwrap_or(Sequence::ZERO);
+            self.aside.insert(key.clone(), Aside { after, last: sequence });
+            return;
+        }
+        self.entries.insert(sequence, Entry { queued, phase: Phase::Idle, ended: false });
+        self.lines.entry(line).or_default().push_back(sequence);
+        self.settle(sequence);
+    }
+
+    fn line(&self, queued: &Queued) -> Line {
+        match (self.ordering, &queued.key) {
+            (Ordering::Strict, _) => Line::Whole,
+            (Ordering::Key, Some(key)) => Line::Key(key.clone()),
+            (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
+        }
+    }
+
+    /// Puts an idle delivery where it belongs if it is the first of its line.
+    fn settle(&mut self, sequence: Sequence) {
+        let Some(entry) = self.entries.get(&sequence) else { return };
+        let first = self.lines.get(&self.line(&entry.queued)).and_then(VecDeque::front) == Some(&sequence);
+        if !first || entry.phase != Phase::Idle {
+            return;
+        }
+        match entry.queued.due {
+            Some(due) => {
+                self.waiting.insert((due, sequence));
+            }
+            None => {
+                self.ready.insert(sequence);
+            }
+        }
+    }
+
+    fn unsettle(&mut self, sequence: Sequence) {
+        self.ready.remove(&sequence);
+        if let Some(due) = self.entries.get(&sequence).and_then(|entry| entry.queued.due) {
+            self.waiting.remove(&(due, sequence));
+        }
+    }
+
+    /// Makes ready what is due.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some((due, sequence)) = self.waiting.first().copied() {
+            if due > now {
+                return;
+            }
+            self.due_now(sequence);
+        }
+    }
+
+    /// A person wants this one now.
+    pub(super) fn retry_now(&mut self, sequence: Sequence) {
+        if self.entries.contains_key(&sequence) {
+            self.due_now(sequence);
+        } else {
+            self.distrust_page();
+        }
+    }
+
+    fn due_now(&mut self, sequence: Sequence) {
+        self.unsettle(sequence);
+        if let Some(entry) = self.entries.get_mut(&sequence) {
+            entry.queued.due = None;
+        }
+        self.settle(sequence);
+    }
+
+    pub(super) fn start(&mut self, sequence: Sequence, flight: Flight) -> Option<(Ticket, AttemptNumber)> {
+        self.unsettle(sequence);
+        let entry = self.entries.get_mut(&sequence)?;
+        entry.phase = Phase::InFlight(flight);
+        self.in_flight += 1;
+        Some((entry.queued.ticket, AttemptNumber::after(entry.queued.attempt_count)))
+    }
+
+    pub(super) fn flying(&self, sequence: Sequence) -> Option<Flying> {
+        let entry = self.entries.get(&sequence)?;
+        let Phase::InFlight(flight) = entry.phase else { return None };
+        let queued = &entry.queued;
+        Some(Flying {
+            ticket: queued.ticket,
+            attempt: AttemptNumber::after(queued.attempt_count),
+            retries: queued.attempt_count.saturating_sub(queued.retry_base),
+            flight,
+            ended: entry.ended,
+        })
+    }
+
+    pub(super) fn set_phase(&mut self, sequence: Sequence, phase: Phase) {
+        if let Some(entry) = self.entries.get_mut(&sequence) {
+            entry.phase = phase;
+        }
+    }
+
+    pub(super) fn recorded(&mut self, sequence: Sequence) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        let Phase::Recording(next) = entry.phase else { return };
+        entry.phase = Phase::Idle;
+        entry.queued.attempt_count = entry.queued.attempt_count.saturating_add(1);
+        match next {
+            Next::Due(due) if !entry.ended => {
+                entry.queued.due = Some(due);
+                self.shed_behind(sequence);
+                self.settle(sequence);
+            }
+            Next::Due(_) | Next::Done => self.remove(sequence),
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.reorder_when_quiet();
+    }
+
+    pub(super) fn skipped(&mut self, sequence: Sequence) {
+        match self.entries.get_mut(&sequence) {
+            Some(entry) if entry.phase == Phase::Idle => self.remove(sequence),
+            Some(entry) => entry.ended = true,
+            None => self.distrust_page(),
+        }
+    }
+
+    /// The page under way may have been read before something was changed.
+    fn distrust_page(&mut self) {
+        if let Some(loading) = &mut self.loading {
+            loading.stale = true;
+        }
+    }
+
+    fn remove(&mut self, sequence: Sequence) {
+        self.unsettle(sequence);
+        let Some(entry) = self.entries.remove(&sequence) else { return };
+        let line = self.line(&entry.queued);
+        let Some(others) = self.lines.get_mut(&line) else { return };
+        others.retain(|other| *other != sequence);
+        if let Some(first) = others.front().copied() {
+            self.settle(first);
+            return;
+        }
+        self.lines.remove(&line);
+        if let Line::Key(key) = line
+            && self.aside.contains_key(&key)
+        {
+            self.wanted.insert(key);
+        }
+    }
+
+    /// Sets aside the key of a delivery that waits: what stands behind it goes back to the store.
+    fn shed_behind(&mut self, sequence: Sequence) {
+        let Some(entry) = self.entries.get(&sequence) else { return };
+        let Line::Key(key) = self.line(&entry.queued) else { return };
+        let Some(line) = self.lines.get_mut(&Line::Key(key.clone())) else { return };
+        let behind = line.split_off(1);
+        let (Some(_), Some(last)) = (behind.front(), behind.back().copied()) else { return };
+        for other in &behind {
+            self.entries.remove(other);
+        }
+        let last = self.aside.get(&key).map_or(last, |aside| aside.last.max(last));
+        self.aside.insert(key, Aside { after: sequence, last });
+    }
+
+    /// Waiting retries are due now, and requests under way say nothing of the target from now on.
+    pub(super) fn fresh_start(&mut self, now: Instant) {
+        self.distrust_page();
+        let waiting: Vec<Sequence> = self.waiting.iter().map(|(_, sequence)| *sequence).collect();
+        for sequence in waiting {
+            self.due_now(sequence);
+        }
+        for entry in self.entries.values_mut() {
+            match &mut entry.phase {
+                Phase::InFlight(flight) => *flight = Flight { probe: false, stale: true },
+                Phase::Recording(Next::Due(due)) => *due = now,
+                Phase::Recording(Next::Done) | Phase::Idle => {}
+            }
+        }
+    }
+
+    pub(super) fn forgive_retries(&mut self) {
+        self.distrust_page();
+        for entry in self.entries.values_mut() {
+            // The attempt that is being recorded counts as made.
+            let made = u32::from(matches!(entry.phase, Phase::Recording(_)));
+            entry.queued.retry_base = entry.queued.attempt_count.saturating_add(made);
+        }
+    }
+
+    /// Another ordering, and another limit in flight. What stands in the old lines is read anew once
+    /// nothing is in flight; until then nothing starts.
+    pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
+        self.key_depth = key_depth(in_flight_max);
+        self.next_ordering = (self.ordering != ordering).then_some(ordering);
+        self.reorder_when_quiet();
+    }
+
+    fn reorder_when_quiet(&mut self) {
+        if self.in_flight > 0 {
+            return;
+        }
+        let Some(ordering) = self.next_ordering.take() else { return };
+        self.distrust_page();
+        self.ordering = ordering;
+        self.entries.clear();
+        self.lines.clear();
+        self.ready.clear();
+        self.waiting.clear();
+        self.aside.clear();
+        self.wanted.clear();
+        self.scanned = Sequence::ZERO;
+        self.more = true;
+    }
+
+    fn room(&self) -> usize {
+        let others = self.entries.len() - self.waiting.len() - self.busy();
+        if self.waiting.len() < LANE_WAITING_MAX { LANE_WINDOW.saturating_sub(others) } else { 0 }
+    }
+
+    fn is_scanning(&self) -> bool {
+        matches!(&self.loading, Some(Loading { load: Load { scope: Scope::Without(_), .. }, .. }))
+    }
+
+    /// Deliveries in flight, as a length.
+    fn busy(&self) -> usize {
+        usize::try_from(self.in_flight).unwrap_or(usize::MAX)
+    }
+
+    pub(super) fn first_ready(&self) -> Option<Sequence> {
+        if self.next_ordering.is_some() { None } else { self.ready.first().copied() }
+    }
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    pub(super) fn is_ready(&self, sequence: Sequence) -> bool {
+        self.ready.contains(&sequence)
+    }
+
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.waiting.first().map(|(due, _)| *due)
+    }
+
+    pub(super) fn in_flight(&self) -> u32 {
+        self.in_flight
+    }
+
+    pub(super) fn is_in_flight(&self, sequence: Sequence) -> bool {
+        self.entries.get(&sequence).is_some_and(|entry| entry.phase != Phase::Idle)
+    }
+
+    /// Something is under way that will be heard of.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0 || self.loading.is_some()
+    }
+
+    pub(super) fn probes(&self) -> usize {
+        self.entries
+            .values()
+            .filter(|e| matches!(e.phase, Phase::InFlight(Flight { probe: true, .. })))
+            .count()
+    }
+
+    pub(super) fn check(&self) {
+        let busy = self.entries.values().filter(|entry| entry.phase != Phase::Idle).count();
+        debug_assert!(busy == self.busy(), "what is in flight is counted");
+        debug_assert!(
+            self.ready.iter().all(|s| self.entries.get(s).is_some_and(|e| e.phase == Phase::Idle)),
+            "what is ready is idle"
+        );
+        debug_assert!(
+            self.entries.len() <= LANE_WINDOW + LANE_WAITING_MAX + KEY_DEPTH_MAX + busy,
+            "the window is bounded"
+        );
+        debug_assert!(self.scanned <= self.known, "what was read is known");
+    }
+}
+
+fn key_depth(in_flight_max: u32) -> usize {
+    let keys = usize::try_from(in_flight_max).unwrap_or(usize::MAX).max(1);
+    (LANE_WINDOW / keys).clamp(1, KEY_DEPTH_MAX)
+}

@@ -1,0 +1,263 @@
+//! Deliveries: reading them, and what a person may do to one.
+
+use bytes::Bytes;
+use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey};
+use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::time::Timestamp;
+use sea_orm::{
+    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction,
+    DbBackend, EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Statement,
+};
+
+use super::entity::webhook_deliveries::{Column, Entity, Model};
+use super::stats::{Counts, Writer};
+use super::{Error, Store, tx};
+
+/// Which deliveries to list; what is left out does not matter.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Where they stand.
+    pub status: Option<DeliveryStatus>,
+    /// Accepted at this time or later.
+    pub since: Option<Timestamp>,
+    /// Accepted before this time.
+    pub until: Option<Timestamp>,
+    /// Numbered below this; where the page before ended.
+    pub before: Option<Sequence>,
+}
+
+/// An event's bytes as they came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// What the sender said they are.
+    pub content_type: String,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// What came of a change that only an unfinished delivery may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// It was made; this is the delivery now.
+    Done(Delivery),
+    /// The delivery is finished.
+    Finished,
+    /// There is no such delivery.
+    NotFound,
+}
+
+/// What came of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replayed {
+    /// A new delivery stands at the end of the line.
+    Stored(Delivery),
+    /// There is no such delivery, or no longer a subscription to send it to.
+    NotFound,
+}
+
+/// Why a skipped delivery ended.
+const SKIPPED: &str = "skipped";
+
+impl Store {
+    /// One delivery, by primary key.
+    pub async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, Error> {
+        Entity::find_by_id(id.0).one(&self.orm).await?.map(to_delivery).transpose()
+    }
+
+    /// A subscription's deliveries, the newest first; uses `webhook_deliveries_in_order`, or the
+    /// partial index of the status asked for.
+    pub async fn list_deliveries(
+        &self,
+        subscription_id: SubscriptionId,
+        filter: &DeliveryFilter,
+        limit: u32,
+    ) -> Result<Vec<Delivery>, Error> {
+        let mut query = Entity::find().filter(Column::SubscriptionId.eq(subscription_id.0));
+        if let Some(status) = filter.status {
+            query = query.filter(Column::Status.eq(status.code()));
+        }
+        if let Some(since) = filter.since {
+            query = query.filter(Column::CreatedAtMs.gte(since.as_millis()));
+        }
+        if let Some(until) = filter.until {
+            query = query.filter(Column::CreatedAtMs.lt(until.as_millis()));
+        }
+        if let Some(before) = filter.before {
+            query = query.filter(Column::Sequence.lt(before.0));
+        }
+        let rows = query.order_by_desc(Column::Sequence).limit(u64::from(limit)).all(&self.orm).await?;
+        rows.into_iter().map(to_delivery).collect()
+    }
+
+    /// The number of the earliest unfinished delivery that `delivery` has to wait for, by
+    /// `webhook_deliveries_unfinished` or `…_by_key`; none where it waits for none.
+    pub async fn earlier_unfinished(
+        &self,
+        delivery: &Delivery,
+        key: Option<&OrderingKey>,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut query = Entity::find()
+            .select_only()
+            .column(Column::Sequence)
+            .filter(Column::SubscriptionId.eq(delivery.subscription_id.0))
+            .filter(Column::Status.lt(DeliveryStatus::Success.code()))
+            .filter(Column::Sequence.lt(delivery.sequence.0));
+        if let Some(key) = key {
+            query = query.filter(Column::OrderingKey.eq(&*key.0));
+        }
+        let first: Option<i64> =
+            query.order_by_asc(Column::Sequence).limit(1).into_tuple().one(&self.orm).await?;
+        Ok(first.map(Sequence))
+    }
+
+    /// The payload of a delivery's event, by primary keys.
+    pub async fn payload(&self, id: DeliveryId) -> Result<Option<Payload>, Error> {
+        self.read_payload(
+            "SELECT e.content_type, e.payload FROM webhook_deliveries d JOIN events e ON e.id = d.event_id \
+             WHERE d.id = $1",
+            id.0,
+        )
+        .await
+    }
+
+    /// An event's payload, by primary key.
+    pub async fn event_payload(&self, id: EventId) -> Result<Option<Payload>, Error> {
+        self.read_payload("SELECT content_type, payload FROM events WHERE id = $1", id.0).await
+    }
+
+    async fn read_payload(&self, sql: &str, id: uuid::Uuid) -> Result<Option<Payload>, Error> {
+        let ask = Statement::from_sql_and_values(self.orm.get_database_backend(), sql, [id.into()]);
+        let Some(row) = self.orm.query_one(ask).await? else { return Ok(None) };
+        let bytes: Vec<u8> = row.try_get_by_index(1)?;
+        Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into() }))
+    }
+
+    /// Makes a delivery that waits for its retry due at `now`.
+    pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Change, Error> {
+        self.change_unfinished(id, move |row, _| {
+            if row.status == DeliveryStatus::FailedAttempt.code() {
+                row.next_attempt_at_ms = row.next_attempt_at_ms.map(|due| due.min(now.as_millis()));
+            }
+        })
+        .await
+    }
+
+    /// Ends a delivery `failed` at `now` without another attempt.
+    pub async fn skip_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Change, Error> {
+        self.change_unfinished(id, move |row, counts| {
+            row.status = DeliveryStatus::Failed.code();
+            row.completed_at_ms = Some(now.as_millis());
+            row.next_attempt_at_ms = None;
+            row.error = Some(SKIPPED.to_owned());
+            *counts = (now, Counts { failed: 1, ..Counts::default() });
+        })
+        .await
+    }
+
+    async fn change_unfinished(
+        &self,
+        id: DeliveryId,
+        change: impl FnOnce(&mut Model, &mut (Timestamp, Counts)) + Send + 'static,
+    ) -> Result<Change, Error> {
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                let Some(mut row) = locked(tx, id).await? else { return Ok(Change::NotFound) };
+                if row.status >= DeliveryStatus::Success.code() {
+                    return Ok(Change::Finished);
+                }
+                let mut counts = (Timestamp::default(), Counts::default());
+                change(&mut row, &mut counts);
+                let row = row.into_active_model().reset_all().update(tx).await?;
+                counts.1.add(tx, counts.0, Writer::Control).await?;
+                Ok(Change::Done(to_delivery(row)?))
+            })
+        })
+        .await
+    }
+
+    /// Puts the event of delivery `original` at the end of its subscription's line once more, as
+    /// delivery `id`.
+    pub async fn replay_delivery(
+        &self,
+        original: DeliveryId,
+        id: DeliveryId,
+        now: Timestamp,
+    ) -> Result<Replayed, Error> {
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                let Some(old) = locked(tx, original).await? else { return Ok(Replayed::NotFound) };
+                let Some(sequence) = take_sequence(tx, SubscriptionId(old.subscription_id)).await? else {
+                    return Ok(Replayed::NotFound);
+                };
+                let more = Statement::from_sql_and_values(
+                    tx.get_database_backend(),
+                    "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1",
+                    [old.event_id.into()],
+                );
+                if tx.execute(more).await?.rows_affected() == 0 {
+                    return Err(Error::corrupt("delivery without an event", original));
+                }
+                let row = Model {
+                    id: id.0,
+                    replay_of: Some(original.0),
+                    sequence,
+                    status: DeliveryStatus::Pending.code(),
+                    idempotency_key: None,
+                    attempt_count: 0,
+                    retry_base: 0,
+                    next_attempt_at_ms: None,
+                    error: None,
+                    created_at_ms: now.as_millis(),
+                    completed_at_ms: None,
+                    ..old
+                };
+                let mut active = row.into_active_model().reset_all();
+                active.id = Set(id.0);
+                let row = active.insert(tx).await?;
+                let counts = Counts { accepted: 1, ..Counts::default() };
+                counts.add(tx, now, Writer::Control).await?;
+                Ok(Replayed::Stored(to_delivery(row)?))
+            })
+        })
+        .await
+    }
+}
+
+/// The next number of a lane, under its row's lock; none where the subscription is gone.
+async fn take_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<i64>, Error> {
+    let take = Statement::from_sql_and_values(
+        tx.get_database_backend(),
+        "UPDATE lanes SET next_sequence = next_sequence + 1 WHERE subscription_id = $1 \
+         RETURNING next_sequence - 1",
+        [id.0.into()],
+    );
+    let row = tx.query_one(take).await?;
+    Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
+}
+
+async fn locked(tx: &DatabaseTransaction, id: DeliveryId) -> Result<Option<Model>, Error> {
+    let query = Entity::find_by_id(id.0);
+    let query = match tx.get_database_backend() {
+        DbBackend::Postgres => query.lock_exclusive(),
+        DbBackend::Sqlite | DbBackend::MySql => query,
+    };
+    Ok(query.one(tx).await?)
+}
+
+fn to_delivery(row: Model) -> Result<Delivery, Error> {
+    Ok(Delivery {
+        id: DeliveryId(row.id),
+        subscription_id: SubscriptionId(row.subscription_id),
+        event_id: EventId(row.event_id),
+        replay_of: row.replay_of.map(DeliveryId),
+        status: DeliveryStatus::from_code(row.status).ok_or_else(|| Error::corrupt("status", row.status))?,
+        sequence: Sequence(row.sequence),
+        ordering_key: row.ordering_key.map(|key| OrderingKey(key.into())),
+        attempt_count: u32::try_from(row.attempt_count).unwrap_or(0),
+        next_attempt_at: row.next_attempt_at_ms.map(Timestamp::from_millis),
+        error: row.error,
+        created_at: Timestamp::from_millis(row.created_at_ms),
+        completed_at: row.completed_at_ms.map(Timestamp::from_millis),
+    })
+}

@@ -1,0 +1,47 @@
+//! `subscriptions`: configuration and standing. A deleted one stays until its deliveries are gone.
+
+use sea_orm::entity::prelude::*;
+
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[sea_orm(table_name = "subscriptions")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub tenant: String,
+    pub target_url: String,
+    pub description: Option<String>,
+    pub headers: String,
+    pub ordering: i16,
+    pub max_in_flight: Option<i32>,
+    pub requests_per_second: Option<f64>,
+    pub burst: Option<i32>,
+    pub max_retries: Option<i32>,
+    pub retry_delay_ms: Option<i64>,
+    pub retry_delay_max_ms: Option<i64>,
+    pub on_exhausted: Option<i16>,
+    pub timeout_ms: Option<i64>,
+    pub secret_key: Option<String>,
+    pub signing_secret: String,
+    pub previous_signing_secret: Option<String>,
+    pub previous_signing_until_ms: Option<i64>,
+    pub status: i16,
+    pub status_reason: Option<i16>,
+    pub version: i64,
+    pub created_at_ms: i64,
+    pub updated_at_ms: i64,
+    pub deleted_at_ms: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {
+    #[sea_orm(has_one = "super::lane_health::Entity")]
+    Health,
+}
+
+impl Related<super::lane_health::Entity> for Entity {
+    fn to() -> RelationDef {
+        Relation::Health.def()
+    }
+}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,69 @@
+//! What can go wrong with the database, named by what the caller can do about it.
+
+use sea_orm::sqlx;
+use sea_orm::{DbErr, RuntimeErr};
+
+/// Why the database did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot be reached or is too busy, and nothing was done: try again later.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
+    /// The answer to a commit was lost: it may have been done.
+    #[error("the database's answer was lost: {0}")]
+    OutcomeUnknown(String),
+    /// Another row has what may be there once; nothing was done.
+    #[error("a row of that kind exists already")]
+    Conflict,
+    /// A value that the database refuses to store; nothing was done.
+    #[error("the database refused a value: {0}")]
+    Refused(String),
+    /// A row that no version of this program would have written.
+    #[error("unreadable row: {0}")]
+    Corrupt(String),
+    /// A set-up that cannot work; for the operator at the start.
+    #[error("{0}")]
+    Unusable(String),
+}
+
+impl Error {
+    /// A stored value that has no meaning.
+    pub(super) fn corrupt(what: &str, value: impl std::fmt::Display) -> Self {
+        Self::Corrupt(format!("{what}: {value}"))
+    }
+}
+
+impl From<DbErr> for Error {
+    fn from(error: DbErr) -> Self {
+        match error {
+            DbErr::Conn(RuntimeErr::SqlxError(error))
+            | DbErr::Exec(RuntimeErr::SqlxError(error))
+            | DbErr::Query(RuntimeErr::SqlxError(error)) => error.into(),
+            DbErr::ConnectionAcquire(error) => Self::Unavailable(error.to_string()),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(database) if database.is_unique_violation() => Self::Conflict,
+            sqlx::Error::Database(database) => {
+                let code = database.code().unwrap_or_default();
+                // Class 22: data exceptions, class 23: constraints (PostgreSQL, appendix A);
+                // SQLite: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH and their extensions.
+                let sqlite_primary = code.parse::<i32>().map_or(0, |code| code & 0xff);
+                if code.len() == 5 && (code.starts_with("22") || code.starts_with("23"))
+                    || code.len() < 5 && matches!(sqlite_primary, 18..=20)
+                {
+                    Self::Refused(database.message().to_owned())
+                } else {
+                    Self::Unavailable(database.message().to_owned())
+                }
+            }
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) => Self::Corrupt(error.to_string()),
+            _ => Self::Unavailable(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The database: every table and every query, on PostgreSQL and on SQLite.
+//!
+//! The database is the queue: an event and its delivery are one commit, and so are an attempt and
+//! what it meant. Nothing outside this module knows a table; it hands out the domain's own types.
+//!
+//! Four paths are hot and written by hand: [`intake`] (accept a batch), [`outcomes`] (record a
+//! batch), [`lanes`] (load a lane's page, find lanes with work). The rest goes through sea-orm.
+//!
+//! Times are whole milliseconds ([`Timestamp`](posthorn_domain::time::Timestamp)) and come in as
+//! arguments; no query asks the database's clock.
+
+mod attempts;
+mod connect;
+mod deliveries;
+#[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
+mod entity;
+mod error;
+mod held;
+pub mod intake;
+pub mod lanes;
+mod lock;
+pub mod outcomes;
+pub mod retention;
+mod sqlite;
+mod stats;
+mod subscriptions;
+mod tx;
+
+use std::sync::Arc;
+
+use sea_orm::DatabaseConnection;
+use sea_orm::sqlx::{PgPool, SqlitePool};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+pub use attempts::Activity;
+pub use connect::Settings;
+pub use deliveries::{Change, DeliveryFilter, Payload, Replayed};
+pub use error::Error;
+pub use lock::InstanceLock;
+pub use stats::{Stats, WINDOW as STATS_WINDOW};
+pub use subscriptions::{
+    CircuitState, CircuitView, LaneHealth, SubscriptionFilter, SubscriptionPage, SubscriptionView, Update,
+};
+
+/// The database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    orm: DatabaseConnection,
+    pool: Pool,
+    turn: WriteTurn,
+}
+
+/// The same connections, as the hot paths use them.
+#[derive(Clone, Debug)]
+enum Pool {
+    Postgres {
+        /// For whatever comes.
+        general: PgPool,
+        /// For the hot statements, planned once and for tables of any size.
+        hot: PgPool,
+        /// Where a connection of one's own can be had.
+        url: Arc<str>,
+    },
+    Sqlite(SqlitePool),
+}
+
+/// SQLite takes one writer at a time and lets the others poll; here they queue up, first come
+/// first served. PostgreSQL needs no such thing.
+#[derive(Clone, Debug)]
+struct WriteTurn(Option<Arc<Semaphore>>);
+
+impl WriteTurn {
+    async fn take(&self) -> Option<SemaphorePermit<'_>> {
+        match &self.0 {
+            // The semaphore is never closed.
+            Some(turn) => turn.acquire().await.ok(),
+            None => None,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The hot path out: recording how attempts ended.
+//!
+//! One transaction writes a batch: the attempt's row, the delivery's status and retry time, the
+//! lane's health, and what that means for the subscription. A row counts only where the delivery
+//! has just one attempt less, so a batch whose answer was lost can simply be written again.
+
+mod postgres;
+mod sqlite;
+
+use posthorn_domain::delivery::{Attempt, DeliveryStatus};
+use posthorn_domain::id::{AttemptNumber, DeliveryId};
+use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
+use posthorn_domain::time::Timestamp;
+
+use super::held::{Connection, Held};
+use super::{Error, LaneHealth, Store};
+
+/// How one attempt ended and what it means.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The row of the log.
+    pub attempt: Attempt,
+    /// Where the delivery stands after it. A delivery that somebody ended meanwhile stays ended.
+    pub status: DeliveryStatus,
+    /// When it is tried again; set exactly where `status` is `failed_attempt`.
+    pub next_attempt_at: Option<Timestamp>,
+    /// The lane's health after it, where it changed.
+    pub health: Option<LaneHealth>,
+    /// What becomes of the subscription, where anything does.
+    pub standing: Option<(SubscriptionStatus, StatusReason)>,
+}
+
+/// A request that has been in flight for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Started {
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// Which of its attempts.
+    pub number: AttemptNumber,
+}
+
+/// Records batches on a connection of its own.
+#[derive(Debug)]
+pub struct OutcomeWriter(Held);
+
+impl OutcomeWriter {
+    /// Takes its connection when the first batch comes.
+    pub fn new(store: &Store) -> Self {
+        Self(Held::new(store.clone()))
+    }
+
+    /// Marks deliveries `processing` and records outcomes, in one transaction. A delivery stands in
+    /// one of the lists at most. Writing the same again changes nothing. Not to be dropped half-way.
+    pub async fn record(
+        &mut self,
+        started: &[Started],
+        outcomes: &[Outcome],
+        now: Timestamp,
+    ) -> Result<(), Error> {
+        self.0
+            .run(async |connection| match connection {
+                Connection::Postgres(connection) => {
+                    postgres::record(connection, started, outcomes, now).await
+                }
+                Connection::Sqlite(connection) => sqlite::record(connection, started, outcomes, now).await,
+            })
+            .await
+    }
+}
+
+impl Outcome {
+    fn completed_at(&self, now: Timestamp) -> Option<i64> {
+        self.status.is_finished().then(|| now.as_millis())
+    }
+
+    /// The error that a delivery ends with.
+    fn error(&self) -> Option<&str> {
+        match self.status {
+            DeliveryStatus::Failed => self.attempt.error_message.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// A number as a column holds it.
+fn number(number: AttemptNumber) -> i32 {
+    i32::try_from(number.get()).unwrap_or(i32::MAX)
+}
+
+impl Store {
+    /// Gives deliveries that a process left `processing` when it died the status they had before;
+    /// returns how many. By `webhook_deliveries_unfinished`; only before anything is dispatched.
+    pub async fn reset_interrupted(&self, now: Timestamp) -> Result<u64, Error> {
+        use sea_orm::{ConnectionTrait as _, Statement};
+        super::tx::run(self, move |tx| {
+            Box::pin(async move {
+                let reset = Statement::from_sql_and_values(
+                    tx.get_database_backend(),
+                    "UPDATE webhook_deliveries SET \
+                     status = CASE WHEN attempt_count = 0 THEN 0 ELSE 2 END, \
+                     next_attempt_at_ms = CASE WHEN attempt_count = 0 THEN NULL ELSE CAST($1 AS bigint) END \
+                     WHERE status = 1 AND status < 3",
+                    [now.as_millis().into()],
+                );
+                Ok(tx.execute(reset).await?.rows_affected())
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,153 @@
+//! A batch in one statement; in a transaction of several only where there is more to say.
+
+use std::collections::BTreeMap;
+
+use posthorn_domain::time::Timestamp;
+use sea_orm::sqlx::{self, Connection as _, PgConnection};
+
+use super::super::stats::{Writer, minute};
+use super::super::subscriptions::circuit_code;
+use super::super::{Error, LaneHealth};
+use super::{Outcome, Started, number};
+
+/// `changed` finds each delivery by primary key and leaves one alone that somebody ended; `logged`
+/// and `counted` follow what it found.
+const RECORD: &str = "
+WITH input AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
+                         $7::bytea[], $8::text[], $9::bigint[], $10::bigint[], $11::smallint[], $12::bigint[],
+                         $13::bigint[], $14::text[])
+        AS t (id, delivery_id, subscription_id, attempt_number, outcome, status_code, response_body,
+              error_message, duration_ms, attempted_at_ms, status, next_attempt_at_ms, completed_at_ms, error)
+), changed AS (
+    UPDATE webhook_deliveries d SET
+        attempt_count = i.attempt_number,
+        status = CASE WHEN d.status < 3 THEN i.status ELSE d.status END,
+        next_attempt_at_ms = CASE WHEN d.status < 3 THEN i.next_attempt_at_ms END,
+        completed_at_ms = CASE WHEN d.status < 3 THEN i.completed_at_ms ELSE d.completed_at_ms END,
+        error = CASE WHEN d.status < 3 THEN i.error ELSE d.error END
+    FROM input i
+    WHERE d.id = i.delivery_id AND d.attempt_count = i.attempt_number - 1
+    RETURNING d.id, d.status, d.completed_at_ms IS NOT DISTINCT FROM i.completed_at_ms AND d.status >= 3 AS ended
+), logged AS (
+    INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, status_code,
+                                   response_body, error_message, duration_ms, attempted_at_ms)
+    SELECT i.id, i.delivery_id, i.subscription_id, i.attempt_number, i.outcome, i.status_code,
+           i.response_body, i.error_message, i.duration_ms, i.attempted_at_ms
+    FROM input i JOIN changed c ON c.id = i.delivery_id
+)
+INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed)
+SELECT $15, $16, 0, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4)
+FROM changed WHERE ended HAVING count(*) > 0
+ON CONFLICT (minute, writer) DO UPDATE SET succeeded = stats_minutes.succeeded + excluded.succeeded,
+                                           failed = stats_minutes.failed + excluded.failed";
+
+const MARK: &str = "
+UPDATE webhook_deliveries d SET status = 1, next_attempt_at_ms = NULL
+FROM unnest($1::uuid[], $2::int[]) AS i (id, attempt_number)
+WHERE d.id = i.id AND d.attempt_count = i.attempt_number - 1 AND d.status < 3";
+
+const HEALTH: &str = "
+UPDATE lane_health h SET circuit = i.circuit, failures = i.failures, cool_down_ms = i.cool_down_ms,
+                         probe_at_ms = i.probe_at_ms, failing_since_ms = i.failing_since_ms
+FROM unnest($1::uuid[], $2::smallint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[])
+    AS i (subscription_id, circuit, failures, cool_down_ms, probe_at_ms, failing_since_ms)
+WHERE h.subscription_id = i.subscription_id";
+
+const STANDING: &str = "
+UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, updated_at_ms = $4
+WHERE id = $1 AND status = 0 AND deleted_at_ms IS NULL";
+
+pub(super) async fn record(
+    connection: &mut PgConnection,
+    started: &[Started],
+    outcomes: &[Outcome],
+    now: Timestamp,
+) -> Result<(), Error> {
+    // The last word on each lane, in id order, as everything locks that locks several.
+    let health: BTreeMap<_, _> = outcomes
+        .iter()
+        .filter_map(|outcome| Some((outcome.attempt.subscription_id.0, outcome.health?)))
+        .collect();
+    let alone = started.is_empty() && health.is_empty() && outcomes.iter().all(|o| o.standing.is_none());
+    if alone {
+        return insert(connection, outcomes, now).await;
+    }
+    let mut tx = connection.begin().await?;
+    mark(&mut tx, started).await?;
+    if !outcomes.is_empty() {
+        insert(&mut tx, outcomes, now).await?;
+    }
+    write_health(&mut tx, &health).await?;
+    for outcome in outcomes {
+        if let Some((status, reason)) = outcome.standing {
+            sqlx::query(STANDING)
+                .bind(outcome.attempt.subscription_id.0)
+                .bind(status.code())
+                .bind(reason.code())
+                .bind(now.as_millis())
+                .execute(&mut *tx)
+                .await?;
+        }
+    }
+    tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))
+}
+
+async fn insert(connection: &mut PgConnection, outcomes: &[Outcome], now: Timestamp) -> Result<(), Error> {
+    let attempts = || outcomes.iter().map(|outcome| &outcome.attempt);
+    sqlx::query(RECORD)
+        .bind(attempts().map(|a| a.id.0).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.delivery_id.0).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.subscription_id.0).collect::<Vec<_>>())
+        .bind(attempts().map(|a| number(a.number)).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.outcome.code()).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.status_code.and_then(|code| i16::try_from(code).ok())).collect::<Vec<_>>())
+        .bind(attempts().map(|a| a.response_body.as_deref()).collect::<Vec<Option<&[u8]>>>())
+        .bind(attempts().map(|a| a.error_message.as_deref()).collect::<Vec<_>>())
+        .bind(
+            attempts().map(|a| i64::try_from(a.duration.as_millis()).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
+        )
+        .bind(attempts().map(|a| a.attempted_at.as_millis()).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.status.code()).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.next_attempt_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(|o| o.completed_at(now)).collect::<Vec<_>>())
+        .bind(outcomes.iter().map(Outcome::error).collect::<Vec<_>>())
+        .bind(minute(now))
+        .bind(Writer::Outcomes.code())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn mark(connection: &mut PgConnection, started: &[Started]) -> Result<(), Error> {
+    if started.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(MARK)
+        .bind(started.iter().map(|started| started.delivery_id.0).collect::<Vec<_>>())
+        .bind(started.iter().map(|started| number(started.number)).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+async fn write_health(
+    connection: &mut PgConnection,
+    health: &BTreeMap<uuid::Uuid, LaneHealth>,
+) -> Result<(), Error> {
+    if health.is_empty() {
+        return Ok(());
+    }
+    let count = |failures: u32| i32::try_from(failures).unwrap_or(i32::MAX);
+    let cool_down = |h: &LaneHealth| h.cool_down.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
+    sqlx::query(HEALTH)
+        .bind(health.keys().copied().collect::<Vec<_>>())
+        .bind(health.values().map(|h| circuit_code(h.circuit)).collect::<Vec<_>>())
+        .bind(health.values().map(|h| count(h.failures)).collect::<Vec<_>>())
+        .bind(health.values().map(cool_down).collect::<Vec<_>>())
+        .bind(health.values().map(|h| h.probe_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(health.values().map(|h| h.failing_since.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,169 @@
+//! A batch in one transaction, the log's rows by the many.
+
+use posthorn_domain::delivery::DeliveryStatus;
+use posthorn_domain::time::Timestamp;
+use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
+
+use super::super::sqlite::chunks;
+use super::super::stats::{ADD, Counts, Writer, minute};
+use super::super::subscriptions::circuit_code;
+use super::super::{Error, LaneHealth};
+use super::{Outcome, Started, number};
+
+pub(super) async fn record(
+    connection: &mut SqliteConnection,
+    started: &[Started],
+    outcomes: &[Outcome],
+    now: Timestamp,
+) -> Result<(), Error> {
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+    for started in started {
+        mark(&mut tx, *started).await?;
+    }
+    let mut counts = Counts::default();
+    let mut logged = Vec::with_capacity(outcomes.len());
+    for outcome in outcomes {
+        let Some(status) = change(&mut tx, outcome, now).await? else { continue };
+        match status {
+            Ended::Success => counts.succeeded += 1,
+            Ended::Failed => counts.failed += 1,
+            Ended::No => {}
+        }
+        logged.push(outcome);
+    }
+    log(&mut tx, &logged).await?;
+    for outcome in &logged {
+        follow_up(&mut tx, outcome, now).await?;
+    }
+    if !counts.is_empty() {
+        let [accepted, succeeded, failed] = counts.columns();
+        sqlx::query(ADD)
+            .bind(minute(now))
+            .bind(Writer::Outcomes.code())
+            .bind(accepted)
+            .bind(succeeded)
+            .bind(failed)
+            .execute(&mut *tx)
+            .await?;
+    }
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn mark(connection: &mut SqliteConnection, started: Started) -> Result<(), Error> {
+    sqlx::query(
+        "UPDATE webhook_deliveries SET status = 1, next_attempt_at_ms = NULL \
+         WHERE id = $1 AND attempt_count = $2 - 1 AND status < 3",
+    )
+    .bind(started.delivery_id.0)
+    .bind(number(started.number))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// Whether a change ended its delivery.
+enum Ended {
+    No,
+    Success,
+    Failed,
+}
+
+/// Changes the delivery, by primary key; none where the same was written before. One that somebody
+/// ended gets its attempt counted and nothing else.
+async fn change(
+    connection: &mut SqliteConnection,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<Option<Ended>, Error> {
+    let attempt = &outcome.attempt;
+    let unfinished = sqlx::query(
+        "UPDATE webhook_deliveries SET attempt_count = $2, status = $3, next_attempt_at_ms = $4, \
+         completed_at_ms = $5, error = $6 WHERE id = $1 AND attempt_count = $2 - 1 AND status < 3",
+    )
+    .bind(attempt.delivery_id.0)
+    .bind(number(attempt.number))
+    .bind(outcome.status.code())
+    .bind(outcome.next_attempt_at.map(Timestamp::as_millis))
+    .bind(outcome.completed_at(now))
+    .bind(outcome.error())
+    .execute(&mut *connection)
+    .await?;
+    if unfinished.rows_affected() > 0 {
+        return Ok(Some(match outcome.status {
+            DeliveryStatus::Success => Ended::Success,
+            DeliveryStatus::Failed => Ended::Failed,
+            DeliveryStatus::Pending | DeliveryStatus::Processing | DeliveryStatus::FailedAttempt => Ended::No,
+        }));
+    }
+    let finished = sqlx::query(
+        "UPDATE webhook_deliveries SET attempt_count = $2 WHERE id = $1 AND attempt_count = $2 - 1",
+    )
+    .bind(attempt.delivery_id.0)
+    .bind(number(attempt.number))
+    .execute(connection)
+    .await?;
+    Ok((finished.rows_affected() > 0).then_some(Ended::No))
+}
+
+async fn log(connection: &mut SqliteConnection, outcomes: &[&Outcome]) -> Result<(), Error> {
+    for (rows, chunk) in chunks(outcomes) {
+        let sql = rows.insert(
+            "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, \
+             status_code, response_body, error_message, duration_ms, attempted_at_ms)",
+            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        );
+        let mut query = sqlx::query(&sql);
+        for outcome in chunk {
+            let attempt = &outcome.attempt;
+            query = query
+                .bind(attempt.id.0)
+                .bind(attempt.delivery_id.0)
+                .bind(attempt.subscription_id.0)
+                .bind(number(attempt.number))
+                .bind(attempt.outcome.code())
+                .bind(attempt.status_code.and_then(|code| i16::try_from(code).ok()))
+                .bind(attempt.response_body.as_deref())
+                .bind(attempt.error_message.as_deref())
+                .bind(i64::try_from(attempt.duration.as_millis()).unwrap_or(i64::MAX))
+                .bind(attempt.attempted_at.as_millis());
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+async fn follow_up(
+    connection: &mut SqliteConnection,
+    outcome: &Outcome,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let id = outcome.attempt.subscription_id.0;
+    if let Some(LaneHealth { circuit, failures, cool_down, probe_at, failing_since }) = outcome.health {
+        sqlx::query(
+            "UPDATE lane_health SET circuit = $2, failures = $3, cool_down_ms = $4, probe_at_ms = $5, \
+             failing_since_ms = $6 WHERE subscription_id = $1",
+        )
+        .bind(id)
+        .bind(circuit_code(circuit))
+        .bind(i32::try_from(failures).unwrap_or(i32::MAX))
+        .bind(cool_down.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
+        .bind(probe_at.map(Timestamp::as_millis))
+        .bind(failing_since.map(Timestamp::as_millis))
+        .execute(&mut *connection)
+        .await?;
+    }
+    if let Some((status, reason)) = outcome.standing {
+        sqlx::query(
+            "UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, \
+             updated_at_ms = $4 WHERE id = $1 AND status = 0 AND deleted_at_ms IS NULL",
+        )
+        .bind(id)
+        .bind(status.code())
+        .bind(reason.code())
+        .bind(now.as_millis())
+        .execute(connection)
+        .await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Counters that are kept, so that nobody has to count a table.
+//!
+//! Each transaction that accepts or ends deliveries adds to the row of its minute and its writer;
+//! a row for each writer, so that two of them never wait for each other. What is older than the
+//! window is folded into minute 0, so that the sum over all rows is all that ever was.
+
+use std::time::Duration;
+
+use posthorn_domain::subscription::SubscriptionStatus;
+use posthorn_domain::time::Timestamp;
+use sea_orm::{ConnectionTrait, Statement};
+
+use super::{Error, Store, tx};
+
+/// How far back `/status/stats` looks.
+pub const WINDOW: Duration = Duration::from_hours(24);
+
+/// Whose counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writer {
+    /// Accepts events.
+    Intake,
+    /// Records outcomes.
+    Outcomes,
+    /// Does what people ask for, and retention.
+    Control,
+}
+
+impl Writer {
+    pub(super) const fn code(self) -> i16 {
+        match self {
+            Self::Intake => 0,
+            Self::Outcomes => 1,
+            Self::Control => 2,
+        }
+    }
+}
+
+/// Deliveries that came and went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) accepted: u64,
+    pub(super) succeeded: u64,
+    pub(super) failed: u64,
+}
+
+/// Adds to a minute's row; $1 minute, $2 writer, $3 accepted, $4 succeeded, $5 failed.
+pub(super) const ADD: &str = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \
+     VALUES ($1, $2, $3, $4, $5) ON CONFLICT (minute, writer) DO UPDATE SET \
+     accepted = stats_minutes.accepted + excluded.accepted, \
+     succeeded = stats_minutes.succeeded + excluded.succeeded, \
+     failed = stats_minutes.failed + excluded.failed";
+
+impl Counts {
+    pub(super) fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
+    /// Adds them to the minute of `now`.
+    pub(super) async fn add(
+        self,
+        tx: &impl ConnectionTrait,
+        now: Timestamp,
+        writer: Writer,
+    ) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let [accepted, succeeded, failed] = self.columns();
+        let values =
+            [minute(now).into(), writer.code().into(), accepted.into(), succeeded.into(), failed.into()];
+        tx.execute(Statement::from_sql_and_values(tx.get_database_backend(), ADD, values)).await?;
+        Ok(())
+    }
+
+    /// Accepted, succeeded, failed, as columns hold them.
+    pub(super) fn columns(self) -> [i64; 3] {
+        [self.accepted, self.succeeded, self.failed].map(|count| i64::try_from(count).unwrap_or(i64::MAX))
+    }
+}
+
+/// Minutes since the Unix epoch.
+pub(super) fn minute(time: Timestamp) -> i64 {
+    time.as_seconds().div_euclid(60)
+}
+
+/// The system at a glance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Subscriptions that are not deleted.
+    pub total_subscriptions: u64,
+    /// Those of them that take in and send.
+    pub active_subscriptions: u64,
+    /// Deliveries that are not finished.
+    pub pending_deliveries: u64,
+    /// Deliveries that ended well within [`WINDOW`].
+    pub recent_success_count: u64,
+    /// Deliveries that were given up within [`WINDOW`].
+    pub recent_failure_count: u64,
+    /// Circuits that are not closed.
+    pub circuits_open: u64,
+}
+
+impl Store {
+    /// The system at a glance: sums over at most a day's minutes, and counts by
+    /// `subscriptions_by_status` and `lane_health_not_closed`.
+    pub async fn stats(&self, now: Timestamp) -> Result<Stats, Error> {
+        let ask = Statement::from_sql_and_values(
+            self.orm.get_database_backend(),
+            "SELECT \
+             (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL), \
+             (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL AND status = $1), \
+             (SELECT count(*) FROM lane_health WHERE circuit <> 0), \
+             (SELECT CAST(coalesce(sum(accepted - succeeded - failed), 0) AS bigint) FROM stats_minutes), \
+             (SELECT CAST(coalesce(sum(succeeded), 0) AS bigint) FROM stats_minutes WHERE minute > $2), \
+             (SELECT CAST(coalesce(sum(failed), 0) AS bigint) FROM stats_minutes WHERE minute > $2)",
+            [SubscriptionStatus::Active.code().into(), minute(now.minus(WINDOW)).into()],
+        );
+        let row = self.orm.query_one(ask).await?.ok_or_else(|| Error::corrupt("stats", "no row"))?;
+        let column = |index: usize| -> Result<u64, Error> {
+            let value: i64 = row.try_get_by_index(index)?;
+            Ok(u64::try_from(value).unwrap_or(0))
+        };
+        Ok(Stats {
+            total_subscriptions: column(0)?,
+            active_subscriptions: column(1)?,
+            circuits_open: column(2)?,
+            pending_deliveries: column(3)?,
+            recent_success_count: column(4)?,
+            recent_failure_count: column(5)?,
+        })
+    }
+
+    /// Folds the minutes before the window into one row a writer.
+    pub async fn fold_stats(&self, now: Timestamp) -> Result<(), Error> {
+        let until = minute(now.minus(WINDOW));
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                let backend = tx.get_database_backend();
+                // A minute that old changes no more, so the two statements see the same rows.
+                let add = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \
+                     SELECT 0, writer, sum(accepted), sum(succeeded), sum(failed) FROM stats_minutes \
+                     WHERE minute > 0 AND minute < $1 GROUP BY writer \
+                     ON CONFLICT (minute, writer) DO UPDATE SET \
+                     accepted = stats_minutes.accepted + excluded.accepted, \
+                     succeeded = stats_minutes.succeeded + excluded.succeeded, \
+                     failed = stats_minutes.failed + excluded.failed";
+                tx.execute(Statement::from_sql_and_values(backend, add, [until.into()])).await?;
+                let remove = "DELETE FROM stats_minutes WHERE minute > 0 AND minute < $1";
+                tx.execute(Statement::from_sql_and_values(backend, remove, [until.into()])).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+}

@@ -1,0 +1,288 @@
+//! Subscriptions: reading and changing them.
+//!
+//! A change locks its row, applies a closure to what is stored, and raises the version, so that
+//! simultaneous changes follow one another and of two copies the newer is known.
+
+mod delete;
+mod row;
+
+pub(super) use row::circuit_code;
+
+use posthorn_domain::delivery::DeliveryStatus;
+use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::subscription::{StatusReason, Subscription, SubscriptionStatus};
+use posthorn_domain::tenant::Tenant;
+use posthorn_domain::time::Timestamp;
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbBackend,
+    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement,
+};
+
+use super::entity::{lane_health, subscriptions, webhook_deliveries};
+use super::{Error, Store, tx};
+
+/// Whether a circuit lets requests through, as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// It does.
+    Closed,
+    /// Not before a certain time.
+    Open,
+    /// A probe is on its way.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// The word of the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// What dispatch remembers of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LaneHealth {
+    /// Whether requests go through.
+    pub circuit: CircuitState,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// How long the circuit stays open, where it is not closed.
+    pub cool_down: Option<std::time::Duration>,
+    /// When the next probe may go, where the circuit is open.
+    pub probe_at: Option<Timestamp>,
+    /// The first failure since the last success.
+    pub failing_since: Option<Timestamp>,
+}
+
+impl LaneHealth {
+    /// Of a lane that nothing is known of.
+    pub const NEW: Self = Self {
+        circuit: CircuitState::Closed,
+        failures: 0,
+        cool_down: None,
+        probe_at: None,
+        failing_since: None,
+    };
+}
+
+/// A circuit as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitView {
+    /// Whether requests go through.
+    pub state: CircuitState,
+    /// Failed attempts in a row.
+    pub consecutive_failures: u32,
+    /// When the next probe may go.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// A subscription with what clients see beside it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SubscriptionView {
+    /// The subscription.
+    pub subscription: Subscription,
+    /// Its circuit.
+    pub circuit: CircuitView,
+}
+
+/// Which subscriptions to list; what is left out does not matter.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionFilter {
+    /// On whose behalf.
+    pub tenant: Option<Tenant>,
+    /// In which standing.
+    pub status: Option<SubscriptionStatus>,
+}
+
+/// One page of a listing.
+#[derive(Clone, Debug)]
+pub struct SubscriptionPage {
+    /// The newest first.
+    pub items: Vec<SubscriptionView>,
+    /// On all pages together.
+    pub total: u64,
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Update {
+    /// As it was.
+    pub before: Subscription,
+    /// As it is now.
+    pub after: SubscriptionView,
+}
+
+impl Store {
+    /// Stores a new subscription with its lane.
+    pub async fn insert_subscription(&self, subscription: &Subscription) -> Result<(), Error> {
+        let row = row::from_subscription(subscription)?.into_active_model();
+        let id = subscription.id;
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                row.insert(tx).await?;
+                run(tx, "INSERT INTO lanes (subscription_id, next_sequence) VALUES ($1, 1)", id).await?;
+                run(tx, "INSERT INTO lane_health (subscription_id, circuit, failures) VALUES ($1, 0, 0)", id)
+                    .await
+            })
+        })
+        .await
+    }
+
+    /// One subscription, by primary key; none where it is not there or deleted.
+    pub async fn subscription_view(&self, id: SubscriptionId) -> Result<Option<SubscriptionView>, Error> {
+        view(&self.orm, id).await
+    }
+
+    /// What dispatch needs to start a lane: the subscription and its health, by primary key.
+    pub async fn lane_start(&self, id: SubscriptionId) -> Result<Option<(Subscription, LaneHealth)>, Error> {
+        let found = live(id).find_also_related(lane_health::Entity).one(&self.orm).await?;
+        found.map(|(row, health)| Ok((row::to_subscription(row)?, row::to_health(health)?))).transpose()
+    }
+
+    /// One page of subscriptions, the newest first; uses `subscriptions_by_tenant`,
+    /// `subscriptions_by_status` or the primary key.
+    pub async fn list_subscriptions(
+        &self,
+        filter: &SubscriptionFilter,
+        page: u32,
+        limit: u32,
+    ) -> Result<SubscriptionPage, Error> {
+        let mut query = subscriptions::Entity::find().filter(subscriptions::Column::DeletedAtMs.is_null());
+        if let Some(tenant) = &filter.tenant {
+            query = query.filter(subscriptions::Column::Tenant.eq(tenant.as_str()));
+        }
+        if let Some(status) = filter.status {
+            query = query.filter(subscriptions::Column::Status.eq(status.code()));
+        }
+        let total = query.clone().count(&self.orm).await?;
+        let rows = query
+            .find_also_related(lane_health::Entity)
+            .order_by_desc(subscriptions::Column::Id)
+            .limit(u64::from(limit))
+            .offset(u64::from(page.saturating_sub(1)) * u64::from(limit))
+            .all(&self.orm)
+            .await?;
+        let items = rows.into_iter().map(|(row, health)| to_view(row, health)).collect::<Result<_, _>>()?;
+        Ok(SubscriptionPage { items, total })
+    }
+
+    /// Applies `change` to a subscription; none where it is not there. A new target closes the
+    /// circuit and makes waiting retries due at `now`.
+    pub async fn update_subscription(
+        &self,
+        id: SubscriptionId,
+        now: Timestamp,
+        change: impl FnOnce(&mut Subscription) + Send + 'static,
+    ) -> Result<Option<Update>, Error> {
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                let Some(row) = locked(tx, id).await? else { return Ok(None) };
+                let before = row::to_subscription(row)?;
+                let mut after = before.clone();
+                change(&mut after);
+                after.version = before.version.saturating_add(1);
+                after.updated_at = now.max(before.updated_at);
+                row::from_subscription(&after)?.into_active_model().reset_all().update(tx).await?;
+                follow_up(tx, &before, &after, now).await?;
+                // Read in the same transaction that locked it, so it is there.
+                let after = view(tx, id).await?.ok_or_else(|| Error::corrupt("subscription", id))?;
+                Ok(Some(Update { before, after }))
+            })
+        })
+        .await
+    }
+}
+
+/// What a change of a subscription means for its deliveries and its circuit.
+async fn follow_up(
+    tx: &DatabaseTransaction,
+    before: &Subscription,
+    after: &Subscription,
+    now: Timestamp,
+) -> Result<(), Error> {
+    let resumed = after.status == SubscriptionStatus::Active && before.status != SubscriptionStatus::Active;
+    let enabled = resumed && before.status == SubscriptionStatus::Disabled;
+    if resumed && before.status_reason == Some(StatusReason::RetriesExhausted) {
+        forgive_retries(tx, after.id).await?;
+    }
+    if enabled || before.config.target != after.config.target {
+        run(
+            tx,
+            "UPDATE lane_health SET circuit = 0, failures = 0, cool_down_ms = NULL, probe_at_ms = NULL, \
+             failing_since_ms = NULL WHERE subscription_id = $1",
+            after.id,
+        )
+        .await?;
+        make_retries_due(tx, after.id, now).await?;
+    }
+    Ok(())
+}
+
+/// The deliveries that failed so far get a fresh set of retries.
+async fn forgive_retries(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<(), Error> {
+    webhook_deliveries::Entity::update_many()
+        .col_expr(
+            webhook_deliveries::Column::RetryBase,
+            Expr::col(webhook_deliveries::Column::AttemptCount).into(),
+        )
+        .filter(webhook_deliveries::Column::SubscriptionId.eq(id.0))
+        .filter(webhook_deliveries::Column::Status.eq(DeliveryStatus::FailedAttempt.code()))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+async fn make_retries_due(tx: &DatabaseTransaction, id: SubscriptionId, now: Timestamp) -> Result<(), Error> {
+    webhook_deliveries::Entity::update_many()
+        .col_expr(webhook_deliveries::Column::NextAttemptAtMs, Expr::value(now.as_millis()))
+        .filter(webhook_deliveries::Column::SubscriptionId.eq(id.0))
+        .filter(webhook_deliveries::Column::Status.eq(DeliveryStatus::FailedAttempt.code()))
+        .filter(webhook_deliveries::Column::NextAttemptAtMs.gt(now.as_millis()))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+fn live(id: SubscriptionId) -> sea_orm::Select<subscriptions::Entity> {
+    subscriptions::Entity::find_by_id(id.0).filter(subscriptions::Column::DeletedAtMs.is_null())
+}
+
+/// Locks the row against other changes; SQLite's transactions exclude each other anyway.
+async fn locked(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<subscriptions::Model>, Error> {
+    let query = live(id);
+    let query = match tx.get_database_backend() {
+        DbBackend::Postgres => query.lock_exclusive(),
+        DbBackend::Sqlite | DbBackend::MySql => query,
+    };
+    Ok(query.one(tx).await?)
+}
+
+async fn view(
+    connection: &impl ConnectionTrait,
+    id: SubscriptionId,
+) -> Result<Option<SubscriptionView>, Error> {
+    let found = live(id).find_also_related(lane_health::Entity).one(connection).await?;
+    found.map(|(row, health)| to_view(row, health)).transpose()
+}
+
+fn to_view(row: subscriptions::Model, health: Option<lane_health::Model>) -> Result<SubscriptionView, Error> {
+    let health = row::to_health(health)?;
+    let circuit = CircuitView {
+        state: health.circuit,
+        consecutive_failures: health.failures,
+        retry_at: health.probe_at,
+    };
+    Ok(SubscriptionView { subscription: row::to_subscription(row)?, circuit })
+}
+
+/// Runs a statement whose one parameter is a subscription.
+async fn run(tx: &DatabaseTransaction, sql: &str, id: SubscriptionId) -> Result<(), Error> {
+    tx.execute(Statement::from_sql_and_values(tx.get_database_backend(), sql, [id.0.into()])).await?;
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! Transactions, kept where nobody can drop them half-way.
+//!
+//! A handler's future ends when its client leaves, and a transaction cancelled inside `BEGIN` can
+//! go back to the pool open: the next statement on that connection then reports success and is
+//! lost. So a transaction runs in a task of its own, whoever waits for it.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use sea_orm::{DatabaseTransaction, TransactionTrait as _};
+
+use super::{Error, Store};
+
+/// How long a caller waits for a transaction; the transaction itself goes on.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The work inside a transaction.
+pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'tx>>;
+
+/// Runs `work` in a transaction: committed where it returns `Ok`, rolled back where it doesn't.
+///
+/// May be dropped: the transaction then goes on alone to its end.
+pub(super) async fn run<T, F>(store: &Store, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+{
+    let store = store.clone();
+    let task = tokio::spawn(async move {
+        let _turn = store.turn.take().await;
+        let tx = store.orm.begin().await?;
+        let done = work(&tx).await?;
+        tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))?;
+        Ok(done)
+    });
+    match tokio::time::timeout(PATIENCE, task).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::OutcomeUnknown("the transaction's task ended early".to_owned())),
+        Err(_) => Err(Error::OutcomeUnknown("no answer in time".to_owned())),
+    }
+}
