@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Backend, Client, Posthorn, Receiver, Reply, on_both_databases};
+use crate::support::{Answer, Backend, Client, Posthorn, Received, Receiver, Reply, on_both_databases};
 
 on_both_databases!(
     same_key_answers_the_first_delivery,
@@ -34,7 +34,7 @@ async fn same_key_answers_the_first_delivery(backend: Backend) {
     let other = post(client, &id, "Order-1", &json!({"a": 1})).await.expect(202);
     assert_ne!(other.text("delivery_id"), first.text("delivery_id"), "keys differ by case");
     let received = receiver.ended(2).await;
-    assert_eq!(received.iter().map(|request| request.sequence()).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(received.iter().map(Received::sequence).collect::<Vec<_>>(), [1, 2]);
 }
 
 async fn other_bytes_are_refused(backend: Backend) {

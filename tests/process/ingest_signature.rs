@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::signature::{sha256_signature, verifies};
-use crate::support::{Backend, Posthorn, Receiver, Reply, on_both_databases};
+use crate::support::{Backend, Posthorn, Received, Receiver, Reply, on_both_databases};
 
 on_both_databases!(only_the_right_signature_passes, takes_a_push_from_github);
 
@@ -60,7 +60,7 @@ async fn only_the_right_signature_passes(backend: Backend) {
     }
     // What is refused leaves no trace; what is forwarded is signed alike.
     let received = receiver.ended(3).await;
-    assert_eq!(received.iter().map(|request| request.sequence()).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(received.iter().map(Received::sequence).collect::<Vec<_>>(), [1, 2, 3]);
     for request in &received {
         assert_eq!(request.header(OURS), right);
         assert!(request.all(GITHUBS).is_empty(), "{:?}", request.headers);

@@ -13,7 +13,8 @@ use crate::support::command::run;
 use crate::support::random::seeded;
 use crate::support::server::{FAST, Process};
 use crate::support::{
-    Backend, Client, Database, Gate, Posthorn, Receiver, Reply, eventually, on_both_databases, within,
+    Backend, Client, Database, Gate, Posthorn, Received, Receiver, Reply, eventually, on_both_databases,
+    within,
 };
 
 on_both_databases!(
@@ -110,7 +111,7 @@ async fn second_signal_exits_at_once(backend: Backend) {
     gate.open();
     posthorn.start_again().await;
     posthorn.client().delivery_in(&delivery, "success").await;
-    let attempts: Vec<_> = receiver.ended(2).await.iter().map(|request| request.attempt()).collect();
+    let attempts: Vec<_> = receiver.ended(2).await.iter().map(Received::attempt).collect();
     assert_eq!(attempts, [1, 1]);
 }
 
@@ -163,7 +164,7 @@ async fn frozen_and_thawed(backend: Backend) {
     let (late, ()) = tokio::join!(frozen, thaw);
     deliveries.push(late.expect(202).text("delivery_id"));
     client.delivery_in(deliveries.last().unwrap(), "success").await;
-    let sequences: Vec<_> = receiver.requests().iter().map(|request| request.sequence()).collect();
+    let sequences: Vec<_> = receiver.requests().iter().map(Received::sequence).collect();
     assert_eq!(sequences, (1..=51).collect::<Vec<_>>(), "each once and in order");
 }
 
@@ -185,11 +186,9 @@ async fn works_through_a_backlog_after_a_kill(backend: Backend) {
         posthorn.client().post(format!("/subscriptions/{id}/resume")).await.expect(200);
     }
     receiver.ended(1400).await;
-    let sequences: Vec<_> =
-        receiver.requests_at("/strict").iter().map(|request| request.sequence()).collect();
+    let sequences: Vec<_> = receiver.requests_at("/strict").iter().map(Received::sequence).collect();
     assert_eq!(sequences, (1..=700).collect::<Vec<_>>());
-    let mut sequences: Vec<_> =
-        receiver.requests_at("/free").iter().map(|request| request.sequence()).collect();
+    let mut sequences: Vec<_> = receiver.requests_at("/free").iter().map(Received::sequence).collect();
     sequences.sort_unstable();
     assert_eq!(sequences, (1..=700).collect::<Vec<_>>());
 }

@@ -8,8 +8,10 @@
     clippy::panic,
     clippy::print_stderr,
     clippy::print_stdout,
+    clippy::similar_names,
+    clippy::too_many_lines,
     clippy::unwrap_used,
-    reason = "a test fails by panicking, and says what it saw"
+    reason = "a test fails by panicking and says what it saw; a receiver has received; tables are long"
 )]
 
 #[path = "../support/mod.rs"]

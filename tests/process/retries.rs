@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::support::reply::Ending;
 use crate::support::server::FAST;
-use crate::support::{Backend, Client, Gate, Posthorn, Receiver, Reply, on_both_databases};
+use crate::support::{Backend, Client, Gate, Posthorn, Received, Receiver, Reply, on_both_databases};
 
 on_both_databases!(
     retries_follow_the_schedule,
@@ -147,7 +147,7 @@ async fn head_decides_for_success(backend: Backend) {
         ("299", Reply::body(299, b"fine"), 299, Some("fine")),
         ("a NUL and no UTF-8", Reply::body(200, b"a\0b\xffc\x1b[31m"), 200, None),
         ("long", Reply::body(200, &[b'x'; 10_000]), 200, Some(LONG)),
-        ("longer than is read", Reply::body(200, &[b'x'; 200_000]), 200, Some(LONG)),
+        ("longer than is read", Reply::body(200, &vec![b'x'; 200_000]), 200, Some(LONG)),
         (
             "compressed",
             Reply::raw(
@@ -226,7 +226,7 @@ async fn gone_disables(backend: Backend) {
     assert_eq!((&enabled["status"], &enabled["status_reason"]), (&json!("active"), &json!(null)));
     client.delivery_in(&second, "success").await;
     client.ingest(&id, json!(4)).await;
-    let sequences: Vec<_> = receiver.ended(3).await.iter().map(|request| request.sequence()).collect();
+    let sequences: Vec<_> = receiver.ended(3).await.iter().map(Received::sequence).collect();
     assert_eq!(sequences, [1, 2, 3]);
 }
 

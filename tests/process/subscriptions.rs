@@ -26,14 +26,14 @@ async fn created_with_defaults(backend: Backend) {
     assert!(created.text("signing_secret").starts_with("whsec_"), "{}", created.json);
     check_fields(
         &created.json,
-        json!({
+        &json!({
             "target_url": TARGET, "tenant": "default", "description": null, "ordering": "strict",
             "status": "active", "status_reason": null, "secret_key_set": false, "rate_limit": null,
         }),
     );
     check_fields(
         &created.json["circuit"],
-        json!({"state": "closed", "consecutive_failures": 0, "retry_at": null}),
+        &json!({"state": "closed", "consecutive_failures": 0, "retry_at": null}),
     );
     check_time(&created.json["created_at"]);
     assert_eq!(created.json["created_at"], created.json["updated_at"]);
@@ -70,7 +70,7 @@ async fn created_with_every_field(backend: Backend) {
     let created = client.post_json("/subscriptions", body).await.expect(201);
     let id = created.text("id");
     for shown in [created.json, client.subscription(&id).await] {
-        check_fields(&shown, everything());
+        check_fields(&shown, &everything());
         assert_eq!(shown["secret_key_set"], true);
         assert!(!shown.to_string().contains("hush"), "never shown again: {shown}");
     }
@@ -80,7 +80,7 @@ async fn listed_in_pages(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let client = posthorn.client();
     let empty = client.get("/subscriptions/").await.expect(200).json;
-    check_fields(&empty, json!({"items": [], "total": 0, "page": 1, "limit": 10, "pages": 0}));
+    check_fields(&empty, &json!({"items": [], "total": 0, "page": 1, "limit": 10, "pages": 0}));
     let mut ids = Vec::new();
     for index in 0..12 {
         let tenant = if index % 3 == 0 { "a_b" } else { "axb" };
@@ -131,14 +131,17 @@ async fn changed_in_part(backend: Backend) {
 
     let before = client.subscription(&id).await;
     let same = put(json!({})).await;
-    check_fields(&same, without(&before, &["updated_at"]));
+    check_fields(&same, &without(&before, &["updated_at"]));
     let mut change = everything();
     change.as_object_mut().unwrap().remove("tenant");
-    check_fields(&put(change.clone()).await, change.clone());
-    check_fields(&client.subscription(&id).await, change.clone());
+    check_fields(&put(change.clone()).await, &change.clone());
+    check_fields(&client.subscription(&id).await, &change.clone());
 
     // What is absent stays, null clears.
-    check_fields(&put(json!({"description": "new"})).await, json!({"description": "new", "ordering": "key"}));
+    check_fields(
+        &put(json!({"description": "new"})).await,
+        &json!({"description": "new", "ordering": "key"}),
+    );
     for (field, cleared) in
         [("description", json!(null)), ("rate_limit", json!(null)), ("secret_key", json!(null))]
     {
@@ -226,7 +229,7 @@ async fn survives_a_restart(backend: Backend) {
 }
 
 /// Every field of `expected` stands so in `shown`.
-fn check_fields(shown: &Value, expected: Value) {
+fn check_fields(shown: &Value, expected: &Value) {
     for (name, value) in expected.as_object().unwrap() {
         assert_eq!(&shown[name], value, "{name} of {shown}");
     }

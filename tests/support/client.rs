@@ -79,11 +79,6 @@ impl Client {
         &self.document
     }
 
-    /// Where the server listens.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
     /// A call to be put together further.
     pub(crate) fn call(&self, method: Method, path: impl Into<String>) -> Call<'_> {
         let headers = self.key.iter().map(|key| ("authorization".to_owned(), format!("Bearer {key}").into()));
@@ -319,11 +314,11 @@ impl Answer {
         match self.status {
             // At ingest it is the signature that is missing, for which no scheme is registered.
             401 if !self.call.contains("/ingest/") => {
-                assert!(self.header("www-authenticate").starts_with("Bearer"), "{}", wrong("challenge"))
+                assert!(self.header("www-authenticate").starts_with("Bearer"), "{}", wrong("challenge"));
             }
             405 => assert!(!self.header("allow").is_empty(), "{}", wrong("Allow")),
             429 | 503 => {
-                assert!(self.header("retry-after").parse::<u32>().is_ok(), "{}", wrong("Retry-After"))
+                assert!(self.header("retry-after").parse::<u32>().is_ok(), "{}", wrong("Retry-After"));
             }
             status => assert_ne!(status, 500, "{}", wrong("is a bug")),
         }

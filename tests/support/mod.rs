@@ -15,7 +15,7 @@ pub(crate) mod server;
 pub(crate) mod signature;
 pub(crate) mod wait;
 
-pub(crate) use client::{Answer, Client, Subscribed};
+pub(crate) use client::{Answer, Client};
 pub(crate) use database::{Backend, Database};
 pub(crate) use receiver::{Received, Receiver};
 pub(crate) use reply::{Gate, Reply};

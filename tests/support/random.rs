@@ -6,7 +6,7 @@ use rand::rngs::StdRng;
 /// A generator whose seed stands in the test's output.
 pub(crate) fn seeded(test: &str) -> StdRng {
     let seed = match std::env::var("POSTHORN_TEST_SEED") {
-        Ok(text) => text.parse().expect("POSTHORN_TEST_SEED: expected a whole number"),
+        Ok(number) => number.parse().expect("POSTHORN_TEST_SEED: expected a whole number"),
         Err(_) => rand::random(),
     };
     println!("{test}: POSTHORN_TEST_SEED={seed}");

@@ -159,9 +159,8 @@ impl Receiver {
             if enough(&log) {
                 return log;
             }
-            if tokio::time::timeout_at(deadline, changed.changed()).await.is_err() {
-                panic!("receiver: not within {PATIENCE:?}: {what}; saw {}", summary(&log));
-            }
+            let change = tokio::time::timeout_at(deadline, changed.changed()).await;
+            assert!(change.is_ok(), "receiver: not within {PATIENCE:?}: {what}; saw {}", summary(&log));
         }
     }
 }

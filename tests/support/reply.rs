@@ -34,25 +34,21 @@ pub(crate) enum Ending {
 impl Reply {
     /// A plain answer with an empty body.
     pub(crate) fn status(status: u16) -> Self {
-        Self::with_headers(status, &[], b"")
+        Self::with(status, "", b"")
     }
 
     /// An answer with one header more.
     pub(crate) fn header(status: u16, name: &str, value: &str) -> Self {
-        Self::with_headers(status, &[(name, value)], b"")
+        Self::with(status, &format!("{name}: {value}\r\n"), b"")
     }
 
     /// An answer with a body.
     pub(crate) fn body(status: u16, body: &[u8]) -> Self {
-        Self::with_headers(status, &[], body)
+        Self::with(status, "", body)
     }
 
-    fn with_headers(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Self {
-        let mut head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n", body.len());
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
+    fn with(status: u16, header: &str, body: &[u8]) -> Self {
+        let head = format!("HTTP/1.1 {status} Scripted\r\ncontent-length: {}\r\n{header}\r\n", body.len());
         Self::raw(&[head.as_bytes(), body].concat(), Ending::KeepAlive)
     }
 

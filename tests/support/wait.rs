@@ -26,8 +26,6 @@ where
 
 /// The future's value, which must come within `limit`.
 pub(crate) async fn within<T>(limit: Duration, what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(limit, future).await {
-        Ok(value) => value,
-        Err(_) => panic!("{what}: not within {limit:?}"),
-    }
+    let ended = tokio::time::timeout(limit, future).await;
+    ended.unwrap_or_else(|_| panic!("{what}: not within {limit:?}"))
 }
