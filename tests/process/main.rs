@@ -26,6 +26,7 @@ mod deliveries;
 mod documents;
 mod errors;
 mod exhausted;
+mod harness;
 mod idempotency;
 mod ingest;
 mod ingest_signature;
