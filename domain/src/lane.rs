@@ -28,6 +28,7 @@ use std::time::{Duration, Instant};
 use crate::circuit::{Circuit, CircuitPolicy};
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
+use crate::limits::{LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
 use crate::retry::{Jitter, RetryPolicy};
 use crate::subscription::{OnExhausted, Ordering, StatusReason};
 
@@ -245,6 +246,23 @@ pub enum Held {
     Gate(Hold),
 }
 
+/// How many deliveries a lane holds. A type of its own, so that tests reach the bounds with few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Deliveries ready to go, or behind one of their line; at least 2.
+    pub window: usize,
+    /// Deliveries that wait for a retry, beside the window.
+    pub waiting: usize,
+    /// Deliveries of one key in the window.
+    pub key_depth: usize,
+}
+
+impl Sizes {
+    /// What `limits` says.
+    pub const DEFAULT: Self =
+        Self { window: LANE_WINDOW, waiting: LANE_WAITING_MAX, key_depth: LANE_KEY_DEPTH_MAX };
+}
+
 /// One subscription's order and pace.
 #[derive(Debug)]
 pub struct Lane {
@@ -263,12 +281,18 @@ impl Lane {
     /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
     #[must_use]
     pub fn new(policy: Policy, active: bool, health: Health) -> Self {
+        Self::sized(Sizes::DEFAULT, policy, active, health)
+    }
+
+    /// As [`new`](Self::new), with a window of another size.
+    #[must_use]
+    pub fn sized(sizes: Sizes, policy: Policy, active: bool, health: Health) -> Self {
         Self {
             policy,
             active,
             closing: None,
             health,
-            window: Window::new(policy.ordering, policy.in_flight_max),
+            window: Window::new(sizes, policy.ordering, policy.in_flight_max),
             hold: None,
             actions: VecDeque::new(),
         }

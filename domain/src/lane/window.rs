@@ -11,16 +11,13 @@ use std::time::Instant;
 
 use crate::delivery::OrderingKey;
 use crate::id::{AttemptNumber, Sequence};
-use crate::limits::{LANE_WAITING_MAX, LANE_WINDOW};
 use crate::subscription::Ordering;
 
-use super::{Load, Queued, Scope, Ticket};
-
-/// The most deliveries of one key that stand in the window.
-const KEY_DEPTH_MAX: usize = 16;
+use super::{Load, Queued, Scope, Sizes, Ticket};
 
 #[derive(Debug)]
 pub(super) struct Window {
+    sizes: Sizes,
     ordering: Ordering,
     /// The ordering that comes once nothing is in flight any more.
     next_ordering: Option<Ordering>,
@@ -114,11 +111,12 @@ struct Loading {
 }
 
 impl Window {
-    pub(super) fn new(ordering: Ordering, in_flight_max: u32) -> Self {
+    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32) -> Self {
         Self {
+            sizes,
             ordering,
             next_ordering: None,
-            key_depth: key_depth(in_flight_max),
+            key_depth: key_depth(sizes, in_flight_max),
             entries: BTreeMap::new(),
             lines: BTreeMap::new(),
             ready: BTreeSet::new(),
@@ -157,7 +155,7 @@ impl Window {
                 let limit = self.room().min(self.key_depth);
                 (Load { after, scope: Scope::Key(key, self.scanned), limit }, self.scanned)
             }
-            None if (self.more || self.known > self.scanned) && self.room() >= LANE_WINDOW / 2 => {
+            None if (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2 => {
                 let keys = self.aside.keys().cloned().collect();
                 (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
             }
@@ -418,7 +416,7 @@ impl Window {
     /// Another ordering, and another limit in flight. What stands in the old lines is read anew once
     /// nothing is in flight; until then nothing starts.
     pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
-        self.key_depth = key_depth(in_flight_max);
+        self.key_depth = key_depth(self.sizes, in_flight_max);
         self.next_ordering = (self.ordering != ordering).then_some(ordering);
         self.reorder_when_quiet();
     }
@@ -442,7 +440,7 @@ impl Window {
 
     fn room(&self) -> usize {
         let others = self.entries.len() - self.waiting.len() - self.busy();
-        if self.waiting.len() < LANE_WAITING_MAX { LANE_WINDOW.saturating_sub(others) } else { 0 }
+        if self.waiting.len() < self.sizes.waiting { self.sizes.window.saturating_sub(others) } else { 0 }
     }
 
     fn is_scanning(&self) -> bool {
@@ -498,14 +496,14 @@ impl Window {
             "what is ready is idle"
         );
         debug_assert!(
-            self.entries.len() <= LANE_WINDOW + LANE_WAITING_MAX + KEY_DEPTH_MAX + busy,
+            self.entries.len() <= self.sizes.window + self.sizes.waiting + self.sizes.key_depth + busy,
             "the window is bounded"
         );
         debug_assert!(self.scanned <= self.known, "what was read is known");
     }
 }
 
-fn key_depth(in_flight_max: u32) -> usize {
+fn key_depth(sizes: Sizes, in_flight_max: u32) -> usize {
     let keys = usize::try_from(in_flight_max).unwrap_or(usize::MAX).max(1);
-    (LANE_WINDOW / keys).clamp(1, KEY_DEPTH_MAX)
+    (sizes.window / keys).clamp(1, sizes.key_depth)
 }
