@@ -490,3 +490,6 @@ impl Lane {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -488,6 +488,11 @@ impl Window {
             .count()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn check(&self) {
         let busy = self.entries.values().filter(|entry| entry.phase != Phase::Idle).count();
         debug_assert!(busy == self.busy(), "what is in flight is counted");

@@ -1,0 +1,64 @@
+//! That no key stands in another's way, however long its line is.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A store with nothing but numbers and keys: key `n` for every number of the list `n`.
+struct Store(BTreeMap<i64, String>);
+
+impl Store {
+    fn page(&self, load: &Load) -> Vec<Queued> {
+        let wanted = |sequence: i64, key: &str| match &load.scope {
+            Scope::Without(keys) => keys.iter().all(|other| &*other.0 != key),
+            Scope::Key(only, last) => &*only.0 == key && sequence <= last.0,
+        };
+        let rows = self.0.range(load.after.0 + 1..).filter(|(sequence, key)| wanted(**sequence, key));
+        rows.take(load.limit).map(|(sequence, key)| keyed(*sequence, key)).collect()
+    }
+
+    /// Answers pages until none is awaited.
+    fn serve(&self, rig: &mut Rig) -> Vec<Start> {
+        let mut started = Vec::new();
+        while let Some(load) = rig.load.take() {
+            let page = self.page(&load);
+            started.extend(rig.loaded(page));
+        }
+        started
+    }
+
+    fn end(&mut self, rig: &mut Rig, sequence: i64) -> Vec<Start> {
+        self.0.remove(&sequence);
+        let mut started = rig.end(sequence, SUCCESS);
+        started.extend(self.serve(rig));
+        started
+    }
+}
+
+fn store(keys: impl IntoIterator<Item = String>) -> Store {
+    Store((1..).zip(keys).collect())
+}
+
+fn repeat(key: &str, times: usize) -> impl Iterator<Item = String> + use<> {
+    std::iter::repeat_n(key.to_owned(), times)
+}
+
+fn numbers(started: &[Start]) -> Vec<i64> {
+    started.iter().map(|(sequence, _)| *sequence).collect()
+}
+
+#[test]
+fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
+    let mut store = store(repeat("blocked", 10_000).chain(repeat("free", 3)));
+    let mut rig = Rig::opening(policy(Ordering::Key, 10));
+    assert_eq!(numbers(&store.serve(&mut rig)), [1, 10_001]);
+    assert_eq!(rig.end(1, FAILURE), []);
+    store.serve(&mut rig);
+    assert_eq!(rig.lane.window.len(), 1 + 3, "the head that waits, and the other key");
+    assert_eq!(numbers(&store.end(&mut rig, 10_001)), [10_002]);
+    assert_eq!(rig.accept([keyed(10_004, "blocked"), keyed(10_005, "new")]), [(10_005, 1)]);
+    assert_eq!(rig.lane.window.len(), 1 + 2 + 1);
+    assert_eq!(rig.wait(10), [(1, 2)]);
+    assert_eq!(numbers(&store.end(&mut rig, 1)), [2], "its line goes on where it stood");
+    assert_eq!(numbers(&store.end(&mut rig, 2)), [3]);
+}
