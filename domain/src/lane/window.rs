@@ -227,7 +227,7 @@ impl Window {
         }
         let line = self.line(&queued);
         if let (Line::Key(key), Some(others)) = (&line, self.lines.get(&line))
-            && others.len() >= self.key_depth
+            && others.len() >= self.depth(others)
         {
             let after = others.back().copied().unwrap_or(Sequence::ZERO);
             self.aside.insert(key.clone(), Aside { after, last: sequence });
@@ -236,6 +236,13 @@ impl Window {
         self.entries.insert(sequence, Entry { queued, phase: Phase::Idle, ended: false });
         self.lines.entry(line).or_default().push_back(sequence);
         self.settle(sequence);
+    }
+
+    /// How many deliveries of a key may stand in its line: behind one that waits, none.
+    fn depth(&self, line: &VecDeque<Sequence>) -> usize {
+        let first = line.front().and_then(|first| self.entries.get(first));
+        let waits = first.is_some_and(|entry| entry.phase == Phase::Idle && entry.queued.due.is_some());
+        if waits { 1 } else { self.key_depth }
     }
 
     fn line(&self, queued: &Queued) -> Line {

@@ -62,3 +62,36 @@ fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
     assert_eq!(numbers(&store.end(&mut rig, 1)), [2], "its line goes on where it stood");
     assert_eq!(numbers(&store.end(&mut rig, 2)), [3]);
 }
+
+#[test]
+fn keys_found_blocked_in_the_store_take_one_place_each() {
+    let keys = 100;
+    let blocked = (0..keys).flat_map(|key| repeat(&format!("blocked {key}"), 20));
+    let store = store(blocked.chain(repeat("free", 1)));
+    let mut rig = Rig::opening(policy(Ordering::Key, 10));
+    let later = rig.now + secs(100);
+    let mut started = Vec::new();
+    while let Some(load) = rig.load.take() {
+        let mut page = store.page(&load);
+        for queued in page.iter_mut().filter(|queued| queued.ticket.sequence.0 % 20 == 1) {
+            if queued.ticket.sequence.0 <= keys * 20 {
+                (queued.attempt_count, queued.due) = (1, Some(later));
+            }
+        }
+        started.extend(rig.loaded(page));
+    }
+    assert_eq!(numbers(&started), [2001]);
+    assert_eq!(rig.lane.window.len(), 100 + 1);
+}
+
+#[test]
+fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
+    let mut rig = Rig::new(policy(Ordering::Key, 10));
+    rig.accept([keyed(1, "a")]);
+    rig.end(1, FAILURE);
+    assert_eq!(rig.accept((2..=9).map(|sequence| keyed(sequence, "a"))), []);
+    assert_eq!(rig.lane.window.len(), 1);
+    assert_eq!(rig.wait(10), [(1, 2)]);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    assert!(rig.load.is_some());
+}
