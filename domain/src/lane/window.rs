@@ -21,8 +21,8 @@ pub(super) struct Window {
     ordering: Ordering,
     /// The ordering that comes once nothing is in flight any more.
     next_ordering: Option<Ordering>,
-    /// Deliveries of one key in the window. As many keys as may be in flight have room for it at
-    /// once, so that keys in flight never fill the window.
+    /// Deliveries of one key in the window. As many keys as may be in flight have room for it in
+    /// half of the window, so that there is always room to look for other keys.
     key_depth: usize,
     entries: BTreeMap<Sequence, Entry>,
     lines: BTreeMap<Line, VecDeque<Sequence>>,
@@ -246,11 +246,7 @@ impl Window {
     }
 
     fn line(&self, queued: &Queued) -> Line {
-        match (self.ordering, &queued.key) {
-            (Ordering::Strict, _) => Line::Whole,
-            (Ordering::Key, Some(key)) => Line::Key(key.clone()),
-            (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
-        }
+        line(self.ordering, queued)
     }
 
     /// Puts an idle delivery where it belongs if it is the first of its line.
@@ -339,7 +335,8 @@ impl Window {
         match next {
             Next::Due(due) if !entry.ended => {
                 entry.queued.due = Some(due);
-                self.shed_behind(sequence);
+                let line = line(self.ordering, &entry.queued);
+                self.shed(&line, 1);
                 self.settle(sequence);
             }
             Next::Due(_) | Next::Done => self.remove(sequence),
@@ -381,18 +378,17 @@ impl Window {
         }
     }
 
-    /// Sets aside the key of a delivery that waits: what stands behind it goes back to the store.
-    fn shed_behind(&mut self, sequence: Sequence) {
-        let Some(entry) = self.entries.get(&sequence) else { return };
-        let Line::Key(key) = self.line(&entry.queued) else { return };
-        let Some(line) = self.lines.get_mut(&Line::Key(key.clone())) else { return };
-        let behind = line.split_off(1);
-        let (Some(_), Some(last)) = (behind.front(), behind.back().copied()) else { return };
+    /// Sets a key aside where its line is longer than `depth`: the rest goes back to the store.
+    fn shed(&mut self, line: &Line, depth: usize) {
+        let Line::Key(key) = line else { return };
+        let Some(others) = self.lines.get_mut(line).filter(|others| others.len() > depth) else { return };
+        let behind = others.split_off(depth);
+        let (Some(after), Some(last)) = (others.back().copied(), behind.back().copied()) else { return };
         for other in &behind {
             self.entries.remove(other);
         }
-        let last = self.aside.get(&key).map_or(last, |aside| aside.last.max(last));
-        self.aside.insert(key, Aside { after: sequence, last });
+        let last = self.aside.get(key).map_or(last, |aside| aside.last.max(last));
+        self.aside.insert(key.clone(), Aside { after, last });
     }
 
     /// Waiting retries are due now, and requests under way say nothing of the target from now on.
@@ -424,6 +420,9 @@ impl Window {
     /// nothing is in flight; until then nothing starts.
     pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
         self.key_depth = key_depth(self.sizes, in_flight_max);
+        for line in self.lines.keys().cloned().collect::<Vec<_>>() {
+            self.shed(&line, self.key_depth);
+        }
         self.next_ordering = (self.ordering != ordering).then_some(ordering);
         self.reorder_when_quiet();
     }
@@ -515,7 +514,15 @@ impl Window {
     }
 }
 
+fn line(ordering: Ordering, queued: &Queued) -> Line {
+    match (ordering, &queued.key) {
+        (Ordering::Strict, _) => Line::Whole,
+        (Ordering::Key, Some(key)) => Line::Key(key.clone()),
+        (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
+    }
+}
+
 fn key_depth(sizes: Sizes, in_flight_max: u32) -> usize {
     let keys = usize::try_from(in_flight_max).unwrap_or(usize::MAX).max(1);
-    (sizes.window / keys).clamp(1, sizes.key_depth)
+    (sizes.window / 2 / keys).clamp(1, sizes.key_depth)
 }
