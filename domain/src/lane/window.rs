@@ -33,8 +33,10 @@ pub(super) struct Window {
     in_flight: u32,
     /// Keys of which the store has more than the window, up to `scanned`.
     aside: BTreeMap<OrderingKey, Aside>,
-    /// Keys set aside of which nothing is left here.
-    wanted: BTreeSet<OrderingKey>,
+    /// Keys set aside of which nothing is left here, those that wait longest first.
+    wanted: VecDeque<OrderingKey>,
+    /// The last page was one of a key; the next one is of all others, where there is more of them.
+    key_had_turn: bool,
     scanned: Sequence,
     /// The highest number heard of.
     known: Sequence,
@@ -123,7 +125,8 @@ impl Window {
             waiting: BTreeSet::new(),
             in_flight: 0,
             aside: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: VecDeque::new(),
+            key_had_turn: false,
             scanned: Sequence::ZERO,
             known: Sequence::ZERO,
             more: true,
@@ -149,13 +152,16 @@ impl Window {
         if self.loading.is_some() || self.room() == 0 {
             return None;
         }
-        let (load, asked) = match self.wanted.pop_first() {
+        let scan = (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2;
+        let key = if scan && self.key_had_turn { None } else { self.wanted.pop_front() };
+        self.key_had_turn = key.is_some();
+        let (load, asked) = match key {
             Some(key) => {
                 let after = self.aside.get(&key).map_or(self.scanned, |aside| aside.after);
                 let limit = self.room().min(self.key_depth);
                 (Load { after, scope: Scope::Key(key, self.scanned), limit }, self.scanned)
             }
-            None if (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2 => {
+            None if scan => {
                 let keys = self.aside.keys().cloned().collect();
                 (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
             }
@@ -171,7 +177,7 @@ impl Window {
             if let Scope::Key(key, _) = load.scope
                 && self.aside.contains_key(&key)
             {
-                self.wanted.insert(key);
+                self.wanted.push_back(key);
             }
             return;
         }
@@ -213,7 +219,7 @@ impl Window {
 
     fn set_aside(&mut self, key: OrderingKey, after: Sequence, last: Sequence) {
         if !self.lines.contains_key(&Line::Key(key.clone())) {
-            self.wanted.insert(key.clone());
+            self.wanted.push_back(key.clone());
         }
         self.aside.insert(key, Aside { after, last });
     }
@@ -374,7 +380,7 @@ impl Window {
         if let Line::Key(key) = line
             && self.aside.contains_key(&key)
         {
-            self.wanted.insert(key);
+            self.wanted.push_back(key);
         }
     }
 

@@ -120,3 +120,55 @@ fn a_limit_raised_makes_room_for_more_keys() {
     started.extend(store.serve(&mut rig));
     assert_eq!(numbers(&started).last(), Some(&801));
 }
+
+#[test]
+fn keys_that_come_back_leave_time_for_keys_unheard_of() {
+    // Hot keys end as fast as they are read, so that one of them is always wanted.
+    let hot = (0..100).flat_map(|key| repeat(&format!("hot {key:03}"), 100));
+    let cold = (0..400).map(|key| format!("cold {key:03}"));
+    let mut store = store(hot.chain(cold));
+    let mut rig = Rig::opening(policy(Ordering::Key, 1000));
+    let mut flying = VecDeque::new();
+    for page in 0..200 {
+        let Some(load) = rig.load.take() else { break };
+        let rows = store.page(&load);
+        flying.extend(numbers(&rig.loaded(rows)));
+        for _ in 0..2 {
+            let hot = flying.iter().position(|sequence| *sequence <= 10_000);
+            let Some(sequence) = hot.and_then(|at| flying.remove(at)) else { continue };
+            store.0.remove(&sequence);
+            flying.extend(numbers(&rig.end(sequence, SUCCESS)));
+        }
+        let cold = flying.iter().filter(|sequence| **sequence > 10_000).count();
+        if cold == 400 {
+            return;
+        }
+        assert!(page < 199, "{cold} of 400 after {page} pages");
+    }
+}
+
+#[test]
+fn wanted_keys_take_turns() {
+    // Each key has a place of its own, so that each delivery is read by itself.
+    let lines = (0..50).flat_map(|key| repeat(&format!("key {key:02}"), 40));
+    let mut store = store(lines);
+    let mut rig = Rig::opening(policy(Ordering::Key, 1000));
+    let mut flying: VecDeque<i64> = numbers(&store.serve(&mut rig)).into();
+    assert_eq!(flying.len(), 50);
+    let mut ended = BTreeMap::<i64, u32>::new();
+    for _ in 0..500 {
+        // Requests end faster than pages come.
+        for _ in 0..2 {
+            let Some(sequence) = flying.pop_front() else { continue };
+            store.0.remove(&sequence);
+            *ended.entry((sequence - 1) / 40).or_default() += 1;
+            flying.extend(numbers(&rig.end(sequence, SUCCESS)));
+        }
+        if let Some(load) = rig.load.take() {
+            let rows = store.page(&load);
+            flying.extend(numbers(&rig.loaded(rows)));
+        }
+    }
+    let (least, most) = (ended.values().min(), ended.values().max());
+    assert!(ended.len() == 50 && least.zip(most).is_some_and(|(a, b)| b - a <= 2), "{ended:?}");
+}
