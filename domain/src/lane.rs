@@ -331,22 +331,21 @@ impl Lane {
     /// When to say [`Event::Tick`] next; `None` where only an event can change anything.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
-        if !self.may_send() || matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
+        if !self.may_send() || self.is_full() || matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
             return None;
         }
-        let first = match (self.hold, self.window.has_ready()) {
-            (Some(Hold::Rate(until) | Hold::TenantRate(until)), true) => Some(until),
-            // A place that becomes free is told, and so is an outcome.
-            (Some(Hold::Capacity) | None, true) => None,
-            (_, false) => self.window.next_due(),
+        let open_until = match self.health.circuit {
+            Circuit::Open { until, .. } => Some(until),
+            Circuit::Closed { .. } | Circuit::HalfOpen { .. } => None,
         };
-        match self.health.circuit {
-            Circuit::Open { until, .. } if self.window.has_ready() => {
-                Some(first.map_or(until, |at| at.max(until)))
-            }
-            Circuit::Open { until, .. } => first.map(|at| at.max(until)),
-            Circuit::Closed { .. } | Circuit::HalfOpen { .. } => first,
-        }
+        let at = match self.hold {
+            _ if !self.window.has_ready() => self.window.next_due()?,
+            Some(Hold::Rate(until) | Hold::TenantRate(until)) => until,
+            // A place that becomes free is told.
+            Some(Hold::Capacity) => return None,
+            None => open_until?,
+        };
+        Some(open_until.map_or(at, |until| at.max(until)))
     }
 
     /// Whether nothing is under way, so that the lane can be forgotten until its next wake-up.
@@ -372,7 +371,7 @@ impl Lane {
             Circuit::Open { until, .. } if until <= now => true,
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => return None,
         };
-        if self.window.in_flight() >= self.policy.in_flight_max {
+        if self.is_full() {
             return None;
         }
         if let Err(hold) = gate.admit(now) {
@@ -458,6 +457,11 @@ impl Lane {
     /// Whether anything may be sent, as far as the subscription is concerned.
     fn may_send(&self) -> bool {
         self.active && self.closing.is_none()
+    }
+
+    /// Whether an outcome has to be recorded before anything can start.
+    fn is_full(&self) -> bool {
+        self.window.is_draining() || self.window.in_flight() >= self.policy.in_flight_max
     }
 
     fn recorded(&mut self, sequence: Sequence) {

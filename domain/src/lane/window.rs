@@ -465,7 +465,12 @@ impl Window {
     }
 
     pub(super) fn first_ready(&self) -> Option<Sequence> {
-        if self.next_ordering.is_some() { None } else { self.ready.first().copied() }
+        self.ready.first().copied()
+    }
+
+    /// Nothing may start before the ordering is changed.
+    pub(super) fn is_draining(&self) -> bool {
+        self.next_ordering.is_some()
     }
 
     pub(super) fn has_ready(&self) -> bool {

@@ -89,6 +89,33 @@ fn a_probe_that_was_skipped_still_decides() {
 }
 
 #[test]
+fn an_open_circuit_lets_a_full_lane_sleep() {
+    let mut rig = Rig::new(Policy {
+        circuit: CircuitPolicy { failure_threshold: 1, ..POLICY.circuit },
+        ..policy(Ordering::None, 1)
+    });
+    rig.accept([plain(1), plain(2)]);
+    rig.finish(1, FAILURE);
+    assert_eq!(rig.wait(30), [], "the record takes its time");
+    assert_eq!(rig.wakes_in(), None, "and no tick would hasten it");
+    assert_eq!(rig.record(1), [(1, 2)]);
+}
+
+#[test]
+fn a_full_node_lets_a_probe_sleep() {
+    let mut rig = Rig::new(BREAKS);
+    rig.accept([plain(1)]);
+    rig.end(1, FAILURE);
+    rig.wait(10);
+    rig.end(1, FAILURE);
+    rig.gate.hold = Some(Hold::Capacity);
+    assert_eq!(rig.wait(30), []);
+    assert_eq!(rig.wakes_in(), None, "it will be told when a place is free");
+    rig.gate.hold = None;
+    assert_eq!(rig.wait(0), [(1, 3)]);
+}
+
+#[test]
 fn failing_too_long_disables() {
     let policy = Policy { disable_after: Some(secs(25)), ..POLICY };
     let mut rig = Rig::new(policy);
