@@ -278,20 +278,21 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`]. `health` is as it
+    /// was recorded last.
     #[must_use]
-    pub fn new(policy: Policy, active: bool, health: Health) -> Self {
-        Self::sized(Sizes::DEFAULT, policy, active, health)
+    pub fn new(policy: Policy, active: bool, health: Health, now: Instant) -> Self {
+        Self::sized(Sizes::DEFAULT, policy, active, health, now)
     }
 
     /// As [`new`](Self::new), with a window of another size.
     #[must_use]
-    pub fn sized(sizes: Sizes, policy: Policy, active: bool, health: Health) -> Self {
+    pub fn sized(sizes: Sizes, policy: Policy, active: bool, health: Health, now: Instant) -> Self {
         Self {
             policy,
             active,
             closing: None,
-            health,
+            health: Health { circuit: health.circuit.without_probe(now), ..health },
             window: Window::new(sizes, policy.ordering, policy.in_flight_max),
             hold: None,
             actions: VecDeque::new(),

@@ -66,7 +66,7 @@ impl Rig {
     /// A lane that awaits its first page.
     fn opening(policy: Policy) -> Self {
         let now = Instant::now();
-        Self::of(Lane::new(policy, true, Health::NEW), now)
+        Self::of(Lane::new(policy, true, Health::NEW, now), now)
     }
 
     fn of(lane: Lane, now: Instant) -> Self {

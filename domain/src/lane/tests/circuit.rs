@@ -89,6 +89,16 @@ fn a_probe_that_was_skipped_still_decides() {
 }
 
 #[test]
+fn a_probe_lost_in_a_crash_goes_again() {
+    let now = Instant::now();
+    let circuit = Circuit::HalfOpen { cool_down: secs(60), failures: 5 };
+    let mut rig = Rig::of(Lane::new(BREAKS, true, Health { circuit, ..Health::NEW }, now), now);
+    assert_eq!(rig.loaded([plain(1), plain(2)]), [(1, 1)]);
+    rig.finish(1, FAILURE);
+    assert_eq!(super::circuit::circuit(&rig), open(&rig, 100, 6));
+}
+
+#[test]
 fn an_open_circuit_lets_a_full_lane_sleep() {
     let mut rig = Rig::new(Policy {
         circuit: CircuitPolicy { failure_threshold: 1, ..POLICY.circuit },
