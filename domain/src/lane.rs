@@ -307,7 +307,7 @@ impl Lane {
             Event::Finished { sequence, verdict, jitter } => self.finished(sequence, verdict, jitter, now),
             Event::Recorded { sequence } => self.recorded(sequence),
             Event::Skipped { sequence } => self.window.skipped(sequence),
-            Event::RetryNow { sequence } => self.window.retry_now(sequence),
+            Event::RetryNow { sequence } => self.window.retry_now(sequence, now),
             Event::Changed(change) => self.changed(&change, now),
             Event::Tick => {}
         }

@@ -285,23 +285,27 @@ impl Window {
             if due > now {
                 return;
             }
-            self.due_now(sequence);
+            self.due_now(sequence, now);
         }
     }
 
     /// A person wants this one now.
-    pub(super) fn retry_now(&mut self, sequence: Sequence) {
+    pub(super) fn retry_now(&mut self, sequence: Sequence, now: Instant) {
         if self.entries.contains_key(&sequence) {
-            self.due_now(sequence);
+            self.due_now(sequence, now);
         } else {
             self.distrust_page();
         }
     }
 
-    fn due_now(&mut self, sequence: Sequence) {
+    /// Ends a delivery's wait, also one that begins when its outcome is recorded.
+    fn due_now(&mut self, sequence: Sequence, now: Instant) {
         self.unsettle(sequence);
         if let Some(entry) = self.entries.get_mut(&sequence) {
             entry.queued.due = None;
+            if let Phase::Recording(Next::Due(due)) = &mut entry.phase {
+                *due = now;
+            }
         }
         self.settle(sequence);
     }
@@ -400,15 +404,12 @@ impl Window {
     /// Waiting retries are due now, and requests under way say nothing of the target from now on.
     pub(super) fn fresh_start(&mut self, now: Instant) {
         self.distrust_page();
-        let waiting: Vec<Sequence> = self.waiting.iter().map(|(_, sequence)| *sequence).collect();
-        for sequence in waiting {
-            self.due_now(sequence);
+        for sequence in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.due_now(sequence, now);
         }
         for entry in self.entries.values_mut() {
-            match &mut entry.phase {
-                Phase::InFlight(flight) => *flight = Flight { probe: false, stale: true },
-                Phase::Recording(Next::Due(due)) => *due = now,
-                Phase::Recording(Next::Done) | Phase::Idle => {}
+            if let Phase::InFlight(flight) = &mut entry.phase {
+                *flight = Flight { probe: false, stale: true };
             }
         }
     }

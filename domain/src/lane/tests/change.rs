@@ -53,6 +53,15 @@ fn a_new_target_makes_waiting_retries_due() {
 }
 
 #[test]
+fn a_new_target_makes_retries_due_that_stand_behind_others() {
+    let mut rig = Rig::opening(POLICY);
+    let later = rig.now + secs(500);
+    assert_eq!(rig.loaded([tried(1, 1, later), tried(2, 1, later)]), []);
+    assert_eq!(rig.change(NEW_TARGET), [(1, 2)]);
+    assert_eq!(rig.end(1, SUCCESS), [(2, 2)]);
+}
+
+#[test]
 fn a_new_target_closes_the_circuit_and_unseats_the_probe() {
     let breaking = CircuitPolicy { failure_threshold: 1, ..POLICY.circuit };
     let policy = Policy { circuit: breaking, ..policy(Ordering::None, 2) };

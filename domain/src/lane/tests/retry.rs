@@ -110,3 +110,18 @@ fn skipping_the_exhausted_head_goes_on_with_the_next() {
     assert_eq!(rig.skip(1), []);
     assert_eq!(rig.change(rules(policy)), [(2, 1)]);
 }
+
+#[test]
+fn a_person_wants_it_now() {
+    let now = |sequence| Event::RetryNow { sequence: Sequence(sequence) };
+    let mut rig = Rig::new(POLICY);
+    rig.accept([plain(1), plain(2)]);
+    rig.end(1, FAILURE);
+    assert_eq!(rig.say(now(2)), [], "the order holds");
+    assert_eq!(rig.say(now(9)), [], "never heard of");
+    assert_eq!(rig.say(now(1)), [(1, 2)]);
+    assert_eq!(rig.say(now(1)), [], "it is in flight");
+    rig.finish(1, FAILURE);
+    assert_eq!(rig.say(now(1)), []);
+    assert_eq!(rig.record(1), [(1, 3)], "what the wish came upon was being recorded");
+}
