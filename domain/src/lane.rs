@@ -395,10 +395,10 @@ impl Lane {
         }
         let (outcome, due, standing) = match verdict {
             Verdict::Success => (AttemptOutcome::Success, None, None),
-            Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { gone: true, .. } if !flying.flight.stale => {
                 (AttemptOutcome::Failed, None, Some(Standing::Disabled(StatusReason::Gone)))
             }
+            Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { retry_after, .. } => self.failed(flying.retries, jitter, retry_after, now),
         };
         let standing = standing.or_else(|| self.failing_too_long(now));

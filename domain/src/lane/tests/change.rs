@@ -19,6 +19,15 @@ fn gone_disables() {
 }
 
 #[test]
+fn gone_disables_though_its_delivery_was_skipped() {
+    let mut rig = Rig::new(POLICY);
+    rig.accept([plain(1), plain(2)]);
+    rig.skip(1);
+    rig.finish(1, GONE);
+    assert_eq!(rig.last().standing, Some(Standing::Disabled(StatusReason::Gone)));
+}
+
+#[test]
 fn gone_from_the_old_target_is_a_failure_like_any() {
     let mut rig = Rig::new(POLICY);
     rig.accept([plain(1)]);
