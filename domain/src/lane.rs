@@ -390,9 +390,11 @@ impl Lane {
     fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {
         let Some(flying) = self.window.flying(sequence) else { return };
         let before = self.health;
-        if !flying.flight.stale {
-            self.judge(verdict == Verdict::Success, flying.flight.probe, now);
-        }
+        let told = if flying.flight.stale {
+            None
+        } else {
+            self.judge(verdict == Verdict::Success, flying.flight.probe, now)
+        };
         let (outcome, due, standing) = match verdict {
             Verdict::Success => (AttemptOutcome::Success, None, None),
             Verdict::Failure { gone: true, .. } if !flying.flight.stale => {
@@ -401,7 +403,7 @@ impl Lane {
             Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { retry_after, .. } => self.failed(flying.retries, jitter, retry_after, now),
         };
-        let standing = standing.or_else(|| self.failing_too_long(now));
+        let standing = standing.or(told);
         if standing.is_some() {
             self.closing = Some(sequence);
         }
@@ -439,13 +441,14 @@ impl Lane {
         }
     }
 
-    /// What an outcome says of the endpoint.
-    fn judge(&mut self, ok: bool, probe: bool, now: Instant) {
+    /// What an outcome says of the endpoint, and what becomes of the subscription by that.
+    fn judge(&mut self, ok: bool, probe: bool, now: Instant) -> Option<Standing> {
         // While a probe is on its way, only the probe's outcome counts.
         if probe || !matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
             self.health.circuit = self.health.circuit.after(ok, now, &self.policy.circuit);
         }
         self.health.failing_since = if ok { None } else { self.health.failing_since.or(Some(now)) };
+        self.failing_too_long(now)
     }
 
     fn failing_too_long(&self, now: Instant) -> Option<Standing> {

@@ -85,6 +85,19 @@ fn a_new_target_closes_the_circuit_and_unseats_the_probe() {
 }
 
 #[test]
+fn an_outcome_of_the_old_target_does_not_disable() {
+    let policy = Policy { disable_after: Some(secs(5)), ..policy(Ordering::None, 2) };
+    let mut rig = Rig::new(policy);
+    rig.accept([plain(1)]);
+    rig.change(Change { policy, ..NEW_TARGET });
+    rig.accept([plain(2)]);
+    rig.end(2, FAILURE);
+    rig.wait(5);
+    rig.finish(1, SUCCESS);
+    assert_eq!(rig.last().standing, None);
+}
+
+#[test]
 fn another_ordering_waits_for_what_is_in_flight_and_reads_anew() {
     let mut rig = Rig::new(policy(Ordering::None, 2));
     assert_eq!(rig.accept([plain(1), plain(2), plain(3)]), [(1, 1), (2, 1)]);
