@@ -136,15 +136,20 @@ impl Window {
 
     pub(super) fn accepted(&mut self, queued: Queued) {
         let sequence = queued.ticket.sequence;
-        if sequence <= self.scanned {
-            return;
-        }
-        self.known = self.known.max(sequence);
-        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next() && self.room() > 0;
-        if next {
+        // One heard of before may have ended since; if not, it comes with a page.
+        let news = self.heard_of(sequence);
+        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next();
+        if news && next && self.room() > 0 {
             self.scanned = sequence;
             self.insert(queued);
         }
+    }
+
+    /// A delivery is there. Whether that is news.
+    fn heard_of(&mut self, sequence: Sequence) -> bool {
+        let news = sequence > self.known;
+        self.known = self.known.max(sequence);
+        news
     }
 
     /// What to read next, and from then on [`loaded`](Self::loaded) is awaited.
@@ -294,7 +299,7 @@ impl Window {
         if self.entries.contains_key(&sequence) {
             self.due_now(sequence, now);
         } else {
-            self.distrust_page();
+            self.elsewhere(sequence);
         }
     }
 
@@ -359,8 +364,14 @@ impl Window {
         match self.entries.get_mut(&sequence) {
             Some(entry) if entry.phase == Phase::Idle => self.remove(sequence),
             Some(entry) => entry.ended = true,
-            None => self.distrust_page(),
+            None => self.elsewhere(sequence),
         }
+    }
+
+    /// A delivery changed that is in the store only.
+    fn elsewhere(&mut self, sequence: Sequence) {
+        self.heard_of(sequence);
+        self.distrust_page();
     }
 
     /// The page under way may have been read before something was changed.

@@ -105,3 +105,12 @@ fn what_is_skipped_while_its_failure_is_recorded_does_not_come_back() {
     assert_eq!(rig.record(1), [(2, 1)]);
     assert_eq!(rig.wakes_in(), None);
 }
+
+#[test]
+fn a_skip_heard_of_before_its_delivery_counts() {
+    let mut rig = Rig::new(POLICY);
+    assert_eq!(rig.skip(1), []);
+    assert_eq!(rig.accept([plain(1)]), [], "the store knows whether it still is to be sent");
+    assert_eq!(rig.loaded([]), []);
+    assert!(rig.rests());
+}
