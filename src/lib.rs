@@ -1,6 +1,7 @@
 //! Posthorn.
 
 pub mod cache;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dispatch;
