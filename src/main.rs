@@ -48,7 +48,9 @@ enum Command {
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => serve().await,
-        Command::Migrate(arguments) => with_config(async |config| migrate::run(arguments, &config).await).await,
+        Command::Migrate(arguments) => {
+            with_config(async |config| migrate::run(arguments, &config).await).await
+        }
         Command::Openapi { yaml } => print(&if yaml { api::document_yaml() } else { api::document_json() }),
         Command::Listen(arguments) => listen::run(arguments).await.map_err(|error| error.to_string()),
         Command::Demo(arguments) => demo::run(arguments).await,

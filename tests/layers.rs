@@ -34,11 +34,16 @@ fn arrows_point_one_way() {
         if ["app", "main", "lib"].contains(&module.as_str()) {
             continue;
         }
-        let (_, allowed) =
-            ARROWS.iter().find(|(from, _)| *from == module).unwrap_or_else(|| panic!("{module} is not drawn"));
+        let (_, allowed) = ARROWS
+            .iter()
+            .find(|(from, _)| *from == module)
+            .unwrap_or_else(|| panic!("{module} is not drawn"));
         for used in uses(&fs::read_to_string(&file).unwrap()) {
             if used != module && !allowed.contains(&used.as_str()) {
-                wrong.insert(format!("{module} -> {used} in {}", file.strip_prefix(&source).unwrap().display()));
+                wrong.insert(format!(
+                    "{module} -> {used} in {}",
+                    file.strip_prefix(&source).unwrap().display()
+                ));
             }
         }
     }
@@ -78,7 +83,8 @@ fn module_of(source: &Path, file: &Path) -> String {
 
 /// The top-level modules that `text` names after `crate::`.
 fn uses(text: &str) -> BTreeSet<String> {
-    let code = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+    let code =
+        text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];

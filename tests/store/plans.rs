@@ -15,7 +15,11 @@ use crate::on_both_databases;
 use crate::support::Backend;
 use crate::world::{NOW, World, intake, keyed, outcome};
 
-on_both_databases![hot_statements_do_not_slow_down, a_large_statement_waits_for_nothing, pages_by_key_are_read];
+on_both_databases![
+    hot_statements_do_not_slow_down,
+    a_large_statement_waits_for_nothing,
+    pages_by_key_are_read
+];
 
 /// Lone outcomes on a small table, and again with many rows beside them.
 async fn hot_statements_do_not_slow_down(backend: Backend) {
@@ -26,7 +30,10 @@ async fn hot_statements_do_not_slow_down(backend: Backend) {
     let before = median(&world, &mut writer, id).await;
     world.accept_many(crowd, 30_000).await;
     let after = median(&world, &mut writer, id).await;
-    assert!(after < before * 4 + Duration::from_millis(2), "{before:?} on a small table, {after:?} on a large one");
+    assert!(
+        after < before * 4 + Duration::from_millis(2),
+        "{before:?} on a small table, {after:?} on a large one"
+    );
 }
 
 async fn median(

@@ -94,7 +94,8 @@ async fn a_delivery_that_somebody_ended_stays_ended(backend: Backend) {
     world.store.delete_subscription(id, NOW).await.unwrap();
 
     let late = NOW.plus(Duration::from_secs(1));
-    let outcomes = [outcome(&first, 1, AttemptOutcome::Success), outcome(&second, 1, AttemptOutcome::Success)];
+    let outcomes =
+        [outcome(&first, 1, AttemptOutcome::Success), outcome(&second, 1, AttemptOutcome::Success)];
     OutcomeWriter::new(&world.store).record(&[], &outcomes, late).await.unwrap();
     for (delivery, error) in [(first, "skipped"), (second, "subscription deleted")] {
         let after = world.delivery(delivery.id).await;

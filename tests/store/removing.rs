@@ -47,7 +47,8 @@ async fn an_event_stays_while_a_replay_needs_it(backend: Backend) {
     world.record(&[outcome(&original, 1, AttemptOutcome::Success)]).await;
     let replays = [DeliveryId(Uuid::now_v7()), DeliveryId(Uuid::now_v7())];
     for replay in replays {
-        let Replayed::Stored(stored) = world.store.replay_delivery(original.id, replay, NOW).await.unwrap() else {
+        let Replayed::Stored(stored) = world.store.replay_delivery(original.id, replay, NOW).await.unwrap()
+        else {
             panic!("not stored")
         };
         assert_eq!(stored.replay_of, Some(original.id));

@@ -109,11 +109,7 @@ pub(crate) fn keyed(subscription_id: SubscriptionId, key: &str) -> Intake {
 }
 
 pub(crate) fn idempotent(subscription_id: SubscriptionId, key: &str, payload: &'static str) -> Intake {
-    Intake {
-        idempotency_key: Some(key.to_owned()),
-        payload: payload.into(),
-        ..intake(subscription_id)
-    }
+    Intake { idempotency_key: Some(key.to_owned()), payload: payload.into(), ..intake(subscription_id) }
 }
 
 /// The outcome of attempt `number` of a delivery.
