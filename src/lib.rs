@@ -7,6 +7,7 @@
 //! `serve`. `ARCHITECTURE.md` says where everything is and why.
 
 pub mod api;
+pub mod app;
 pub mod cache;
 pub mod cli;
 pub mod clock;

@@ -62,7 +62,7 @@ async fn serve(folder: &Folder) -> Result<App, String> {
     config.profile = Profile::Development;
     config.database_url = format!("sqlite://{}", folder.0.join("posthorn.db").display());
     config.admin_key = None;
-    config.allowed_private_networks = vec![std::net::Ipv4Addr::LOCALHOST.into()];
+    config.allowed_private_networks = vec![std::net::IpAddr::from([127, 0, 0, 1]).into()];
     config.retry_delay = RETRY_DELAY;
     config.listen = SocketAddr::from(([127, 0, 0, 1], config.listen.port()));
     // Its own words are the demo's; logs only where something is wrong.
@@ -82,7 +82,8 @@ async fn tell(posthorn: SocketAddr) -> Result<(), String> {
         "description": "the demo's endpoint", "tenant": "acme" });
     let created = client.call(reqwest::Method::POST, "/subscriptions/", &placeholder).await?;
     let id = text(&created, "id")?;
-    let signing_secret = SigningSecret::parse(&text(&created, "signing_secret")?).map_err(|e| e.to_string())?;
+    let signing_secret =
+        SigningSecret::parse(&text(&created, "signing_secret")?).map_err(|e| e.to_string())?;
     let secret_key = SecretKey::parse(SECRET_KEY).map_err(|error| error.to_string())?;
     let options = Options {
         fail_first: Some(1),

@@ -1,9 +1,9 @@
 //! The store's suite: every case on SQLite and on PostgreSQL.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
-#![expect(unreachable_pub, dead_code, reason = "the harness serves several suites")]
 
 #[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the black-box tests need more of it")]
 mod support;
 
 mod accepting;
