@@ -63,8 +63,12 @@ pub const BURST_MAX: u32 = 100_000;
 /// the next half is loaded while the first is sent.
 pub const LANE_WINDOW: usize = 256;
 /// Deliveries that a lane holds while they wait for a retry, beside its window, so that failing
-/// ones do not take the places of those behind them.
+/// ones do not take the places of those behind them. Those in flight that fail come on top.
 pub const LANE_WAITING_MAX: usize = 1024;
+
+/// Deliveries of one key that a lane holds: enough for one page to serve many, and few enough that
+/// a window has room for many keys.
+pub const LANE_KEY_DEPTH_MAX: usize = 16;
 
 /// Rows of one page that a client may ask for.
 pub const PAGE_LIMIT_MAX: u32 = 100;

@@ -1,0 +1,6 @@
+//! Commands beside `serve`, one file each.
+
+pub mod demo;
+pub mod listen;
+pub mod migrate;
+pub mod receiver;
