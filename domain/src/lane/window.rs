@@ -114,7 +114,7 @@ struct Loading {
 }
 
 impl Window {
-    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32) -> Self {
+    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32, last: Sequence) -> Self {
         Self {
             sizes,
             ordering,
@@ -129,7 +129,7 @@ impl Window {
             wanted: VecDeque::new(),
             key_had_turn: false,
             scanned: Sequence::ZERO,
-            known: Sequence::ZERO,
+            known: last,
             more: true,
             loading: None,
         }
@@ -144,6 +144,11 @@ impl Window {
             self.scanned = sequence;
             self.insert(queued);
         }
+    }
+
+    /// All up to this number are there.
+    pub(super) fn stored(&mut self, last: Sequence) {
+        self.heard_of(last);
     }
 
     /// A delivery is there. Whether that is news.

@@ -64,6 +64,17 @@ fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
 }
 
 #[test]
+fn what_a_key_has_beyond_the_last_page_is_not_lost() {
+    let mut store = store(repeat("only", 300));
+    let outset = Outset { policy: policy(Ordering::Key, 10), last: Sequence(300), ..OUTSET };
+    let mut rig = Rig::of(&outset, Instant::now());
+    assert_eq!(numbers(&store.serve(&mut rig)), [1]);
+    for sequence in 1..300 {
+        assert_eq!(numbers(&store.end(&mut rig, sequence)), [sequence + 1]);
+    }
+}
+
+#[test]
 fn keys_found_blocked_in_the_store_take_one_place_each() {
     let keys = 100;
     let blocked = (0..keys).flat_map(|key| repeat(&format!("blocked {key}"), 20));

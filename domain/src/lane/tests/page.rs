@@ -79,6 +79,17 @@ fn accepted_while_a_page_is_read() {
 }
 
 #[test]
+fn what_others_accepted_is_read() {
+    let stored = |last| Event::Stored { last: Sequence(last) };
+    let mut rig = Rig::new(POLICY);
+    assert_eq!(rig.say(stored(2)), []);
+    assert_eq!(rig.load, Some(scan(0, 256)));
+    assert_eq!(rig.loaded([plain(1), plain(2)]), [(1, 1)]);
+    assert_eq!(rig.say(stored(2)), [], "that is no news");
+    assert_eq!(rig.load, None);
+}
+
+#[test]
 fn a_number_missing_in_what_is_heard_is_read() {
     let mut rig = Rig::new(POLICY);
     assert_eq!(rig.accept([plain(2)]), []);
