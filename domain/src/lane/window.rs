@@ -223,8 +223,11 @@ impl Window {
             self.insert(queued);
         }
         let after = more_after.unwrap_or(asked);
-        if last > after {
-            self.set_aside(key.clone(), after, last);
+        match self.aside.get_mut(key) {
+            // The page itself had more than may stand in the line.
+            Some(aside) => aside.last = aside.last.max(last),
+            None if last > after => self.set_aside(key.clone(), after, last),
+            None => {}
         }
     }
 

@@ -96,6 +96,23 @@ fn keys_found_blocked_in_the_store_take_one_place_each() {
 }
 
 #[test]
+fn one_that_waits_in_the_middle_of_its_line_holds_the_rest() {
+    // Another ordering had let it be tried before its turn.
+    let mut rig = Rig::new(policy(Ordering::Key, 10));
+    let due = rig.now + secs(5);
+    rig.accept([keyed(1, "a")]);
+    rig.end(1, FAILURE);
+    rig.accept((2..=20).map(|sequence| keyed(sequence, "a")));
+    rig.wait(10);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    let second = Queued { attempt_count: 1, due: Some(due + secs(10)), ..keyed(2, "a") };
+    assert_eq!(rig.loaded([second].into_iter().chain((3..=13).map(|n| keyed(n, "a")))), []);
+    assert_eq!(rig.wait(5), [(2, 2)]);
+    assert_eq!(rig.end(2, SUCCESS), []);
+    assert_eq!(rig.load.as_ref().map(|load| load.after), Some(Sequence(2)), "3 has not gone");
+}
+
+#[test]
 fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
     let mut rig = Rig::new(policy(Ordering::Key, 10));
     rig.accept([keyed(1, "a")]);
