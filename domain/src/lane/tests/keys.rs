@@ -128,11 +128,11 @@ fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
 fn keys_in_flight_never_fill_the_window() {
     for in_flight_max in [2, 9, 16, 17, 100, 1000] {
         let busy = in_flight_max - 1;
-        let lines = (0..busy).flat_map(|key| repeat(&format!("busy {key}"), 50));
+        let lines = (0..busy).flat_map(|key| repeat(&format!("busy {key}"), 20));
         let store = store(lines.chain(repeat("free", 1)));
         let mut rig = Rig::opening(policy(Ordering::Key, in_flight_max));
         let started = store.serve(&mut rig);
-        let last = i64::from(busy) * 50 + 1;
+        let last = i64::from(busy) * 20 + 1;
         assert_eq!(numbers(&started).last(), Some(&last), "{in_flight_max} in flight");
         assert_eq!(started.len(), usize::try_from(in_flight_max).expect("a small number"));
     }
