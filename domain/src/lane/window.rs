@@ -360,7 +360,7 @@ impl Window {
             Next::Due(due) if !entry.ended => {
                 entry.queued.due = Some(due);
                 let line = line(self.ordering, &entry.queued);
-                self.shed(&line, 1);
+                self.shed(&line);
                 self.settle(sequence);
             }
             Next::Due(_) | Next::Done => self.remove(sequence),
@@ -397,6 +397,7 @@ impl Window {
         let Some(others) = self.lines.get_mut(&line) else { return };
         others.retain(|other| *other != sequence);
         if let Some(first) = others.front().copied() {
+            self.shed(&line);
             self.settle(first);
             return;
         }
@@ -408,9 +409,10 @@ impl Window {
         }
     }
 
-    /// Sets a key aside where its line is longer than `depth`: the rest goes back to the store.
-    fn shed(&mut self, line: &Line, depth: usize) {
+    /// Sets a key aside where its line is longer than it may be: the rest goes back to the store.
+    fn shed(&mut self, line: &Line) {
         let Line::Key(key) = line else { return };
+        let depth = self.lines.get(line).map_or(0, |others| self.depth(others));
         let Some(others) = self.lines.get_mut(line).filter(|others| others.len() > depth) else { return };
         let behind = others.split_off(depth);
         let (Some(after), Some(last)) = (others.back().copied(), behind.back().copied()) else { return };
@@ -448,7 +450,7 @@ impl Window {
     pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
         self.key_depth = key_depth(self.sizes, in_flight_max);
         for line in self.lines.keys().cloned().collect::<Vec<_>>() {
-            self.shed(&line, self.key_depth);
+            self.shed(&line);
         }
         self.next_ordering = (self.ordering != ordering).then_some(ordering);
         self.reorder_when_quiet();
@@ -550,6 +552,12 @@ impl Window {
         let most = self.sizes.window + self.sizes.waiting + length(IN_FLIGHT_MAX) + self.sizes.key_depth;
         debug_assert!(self.entries.len() <= most, "the window is bounded");
         debug_assert!(self.scanned <= self.known, "what was read is known");
+        debug_assert!(
+            self.wanted
+                .iter()
+                .all(|key| self.aside.contains_key(key) && !self.lines.contains_key(&Line::Key(key.clone()))),
+            "a wanted key has deliveries in the store only"
+        );
     }
 }
 

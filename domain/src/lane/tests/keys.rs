@@ -113,6 +113,18 @@ fn one_that_waits_in_the_middle_of_its_line_holds_the_rest() {
 }
 
 #[test]
+fn one_that_comes_to_wait_at_the_head_sends_the_rest_back() {
+    let mut rig = Rig::opening(policy(Ordering::Key, 10));
+    let due = rig.now + secs(5);
+    let second = Queued { attempt_count: 1, due: Some(due), ..keyed(2, "a") };
+    let rest = (3..=8).map(|sequence| keyed(sequence, "a"));
+    assert_eq!(rig.loaded([keyed(1, "a"), second].into_iter().chain(rest)), [(1, 1)]);
+    assert_eq!(rig.lane.window.len(), 8);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    assert_eq!(rig.lane.window.len(), 1);
+}
+
+#[test]
 fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
     let mut rig = Rig::new(policy(Ordering::Key, 10));
     rig.accept([keyed(1, "a")]);

@@ -40,6 +40,17 @@ fn delays_double_until_the_retries_are_used_up() {
 }
 
 #[test]
+fn jitter_moves_the_retry() {
+    for (thousandths, millis) in [(-1000, 8000), (500, 11_000), (1000, 12_000)] {
+        let mut rig = Rig::new(POLICY);
+        rig.accept([plain(1)]);
+        let jitter = Jitter::from_thousandths(thousandths);
+        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, jitter });
+        assert_eq!(rig.last().due, Some(rig.now + Duration::from_millis(millis)));
+    }
+}
+
+#[test]
 fn what_was_tried_before_counts() {
     let mut rig = Rig::opening(POLICY);
     let due = rig.now + secs(7);
