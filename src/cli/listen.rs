@@ -96,7 +96,7 @@ async fn print_all(mut receiver: Receiver, body: bool) -> io::Result<()> {
     writeln!(output, "listening on http://{}", receiver.address())?;
     while let Some(arrival) = receiver.next().await {
         writeln!(output, "{}", line(&arrival))?;
-        if body {
+        if body && !arrival.payload.is_empty() {
             writeln!(output, "    {}", printable(&arrival.payload))?;
         }
     }
