@@ -68,6 +68,16 @@ impl Circuit {
         }
     }
 
+    /// The circuit whose probe, if there was one, ended with the process that sent it: the next one
+    /// may go `now`.
+    #[must_use]
+    pub const fn without_probe(self, now: Instant) -> Self {
+        match self {
+            Self::HalfOpen { cool_down, failures } => Self::Open { until: now, cool_down, failures },
+            Self::Closed { .. } | Self::Open { .. } => self,
+        }
+    }
+
     /// Failed attempts in a row.
     #[must_use]
     pub const fn failures(self) -> u32 {

@@ -130,6 +130,55 @@ pub struct Delivery {
     pub completed_at: Option<Timestamp>,
 }
 
+named_states! {
+    /// Why an unfinished delivery is not being sent right now.
+    WaitingReason {
+        /// It is: a request is in flight.
+        InFlight = 0 "in_flight",
+        /// The subscription is disabled.
+        Disabled = 1 "disabled",
+        /// The subscription is paused.
+        Paused = 2 "paused",
+        /// An earlier delivery is not finished.
+        EarlierDelivery = 3 "earlier_delivery",
+        /// Its retry time has not come.
+        Retry = 4 "retry",
+        /// The endpoint's circuit is open.
+        CircuitOpen = 5 "circuit_open",
+        /// The subscription's rate is used up.
+        RateLimit = 6 "rate_limit",
+        /// The tenant's rate is used up.
+        TenantRateLimit = 7 "tenant_rate_limit",
+        /// No place in flight is free.
+        Capacity = 8 "capacity",
+    }
+}
+
+/// Why an unfinished delivery is not being sent right now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitingFor {
+    /// Why.
+    pub reason: WaitingReason,
+    /// Until when, where that is known.
+    pub until: Option<Timestamp>,
+    /// For which delivery, where it is one.
+    pub sequence: Option<Sequence>,
+}
+
+impl WaitingFor {
+    /// For this reason, until nobody knows when.
+    #[must_use]
+    pub const fn reason(reason: WaitingReason) -> Self {
+        Self { reason, until: None, sequence: None }
+    }
+
+    /// For this reason, until `until`.
+    #[must_use]
+    pub const fn until(reason: WaitingReason, until: Timestamp) -> Self {
+        Self { reason, until: Some(until), sequence: None }
+    }
+}
+
 /// One HTTP request made for a delivery, with what came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attempt {

@@ -28,8 +28,9 @@ use std::time::{Duration, Instant};
 use crate::circuit::{Circuit, CircuitPolicy};
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
+use crate::limits::{LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
 use crate::retry::{Jitter, RetryPolicy};
-use crate::subscription::{OnExhausted, Ordering, StatusReason};
+use crate::subscription::{Defaults, OnExhausted, Ordering, StatusReason, SubscriptionConfig};
 
 use window::{Flight, Next, Phase, Window};
 
@@ -48,6 +49,21 @@ pub struct Policy {
     pub circuit: CircuitPolicy,
     /// Failing this long without one success disables the subscription; none: never.
     pub disable_after: Option<Duration>,
+}
+
+impl Policy {
+    /// The rules for a subscription configured so.
+    #[must_use]
+    pub fn of(config: &SubscriptionConfig, defaults: &Defaults) -> Self {
+        Self {
+            ordering: config.ordering,
+            in_flight_max: config.in_flight_max(defaults),
+            retry: config.retry_policy(defaults),
+            on_exhausted: config.retry.on_exhausted.unwrap_or(OnExhausted::Continue),
+            circuit: defaults.circuit,
+            disable_after: defaults.disable_after,
+        }
+    }
 }
 
 /// What a request needs to know of its delivery.
@@ -126,6 +142,8 @@ pub enum Event {
     },
     /// The subscription was changed; that is committed.
     Changed(Change),
+    /// The subscription was deleted: nothing starts any more.
+    Closed,
     /// Time has passed, or a place in flight is free again.
     Tick,
 }
@@ -245,6 +263,23 @@ pub enum Held {
     Gate(Hold),
 }
 
+/// How many deliveries a lane holds. A type of its own, so that tests reach the bounds with few.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Deliveries ready to go, or behind one of their line; at least 2.
+    pub window: usize,
+    /// Deliveries that wait for a retry, beside the window.
+    pub waiting: usize,
+    /// Deliveries of one key in the window.
+    pub key_depth: usize,
+}
+
+impl Sizes {
+    /// What `limits` says.
+    pub const DEFAULT: Self =
+        Self { window: LANE_WINDOW, waiting: LANE_WAITING_MAX, key_depth: LANE_KEY_DEPTH_MAX };
+}
+
 /// One subscription's order and pace.
 #[derive(Debug)]
 pub struct Lane {
@@ -260,15 +295,22 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`]. `health` is as it
+    /// was recorded last.
     #[must_use]
-    pub fn new(policy: Policy, active: bool, health: Health) -> Self {
+    pub fn new(policy: Policy, active: bool, health: Health, now: Instant) -> Self {
+        Self::sized(Sizes::DEFAULT, policy, active, health, now)
+    }
+
+    /// As [`new`](Self::new), with a window of another size.
+    #[must_use]
+    pub fn sized(sizes: Sizes, policy: Policy, active: bool, health: Health, now: Instant) -> Self {
         Self {
             policy,
             active,
             closing: None,
-            health,
-            window: Window::new(policy.ordering, policy.in_flight_max),
+            health: Health { circuit: health.circuit.without_probe(now), ..health },
+            window: Window::new(sizes, policy.ordering, policy.in_flight_max),
             hold: None,
             actions: VecDeque::new(),
         }
@@ -282,8 +324,9 @@ impl Lane {
             Event::Finished { sequence, verdict, jitter } => self.finished(sequence, verdict, jitter, now),
             Event::Recorded { sequence } => self.recorded(sequence),
             Event::Skipped { sequence } => self.window.skipped(sequence),
-            Event::RetryNow { sequence } => self.window.retry_now(sequence),
+            Event::RetryNow { sequence } => self.window.retry_now(sequence, now),
             Event::Changed(change) => self.changed(&change, now),
+            Event::Closed => self.active = false,
             Event::Tick => {}
         }
         self.hold = None;
@@ -307,28 +350,36 @@ impl Lane {
     /// When to say [`Event::Tick`] next; `None` where only an event can change anything.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
-        if !self.may_send() || matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
+        if !self.may_send() || self.is_full() || matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
             return None;
         }
-        let first = match (self.hold, self.window.has_ready()) {
-            (Some(Hold::Rate(until) | Hold::TenantRate(until)), true) => Some(until),
-            // A place that becomes free is told, and so is an outcome.
-            (Some(Hold::Capacity) | None, true) => None,
-            (_, false) => self.window.next_due(),
+        let open_until = match self.health.circuit {
+            Circuit::Open { until, .. } => Some(until),
+            Circuit::Closed { .. } | Circuit::HalfOpen { .. } => None,
         };
-        match self.health.circuit {
-            Circuit::Open { until, .. } if self.window.has_ready() => {
-                Some(first.map_or(until, |at| at.max(until)))
-            }
-            Circuit::Open { until, .. } => first.map(|at| at.max(until)),
-            Circuit::Closed { .. } | Circuit::HalfOpen { .. } => first,
-        }
+        let at = match self.hold {
+            _ if !self.window.has_ready() => self.window.next_due()?,
+            Some(Hold::Rate(until) | Hold::TenantRate(until)) => until,
+            // A place that becomes free is told.
+            Some(Hold::Capacity) => return None,
+            None => open_until?,
+        };
+        Some(open_until.map_or(at, |until| at.max(until)))
     }
 
     /// Whether nothing is under way, so that the lane can be forgotten until its next wake-up.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.actions.is_empty() && !self.window.is_busy() && self.hold != Some(Hold::Capacity)
+    }
+
+    /// Whether a newly accepted delivery changes nothing before the next wake-up, so that an idle
+    /// lane need not be woken for it.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        let blocked = self.policy.ordering == Ordering::Strict
+            || !matches!(self.health.circuit, Circuit::Closed { .. });
+        !self.may_send() || blocked && !self.window.is_empty()
     }
 
     /// Why a delivery is not being sent, as far as only the lane knows.
@@ -348,7 +399,7 @@ impl Lane {
             Circuit::Open { until, .. } if until <= now => true,
             Circuit::Open { .. } | Circuit::HalfOpen { .. } => return None,
         };
-        if self.window.in_flight() >= self.policy.in_flight_max {
+        if self.is_full() {
             return None;
         }
         if let Err(hold) = gate.admit(now) {
@@ -366,18 +417,20 @@ impl Lane {
     fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {
         let Some(flying) = self.window.flying(sequence) else { return };
         let before = self.health;
-        if !flying.flight.stale {
-            self.judge(verdict == Verdict::Success, flying.flight.probe, now);
-        }
+        let told = if flying.flight.stale {
+            None
+        } else {
+            self.judge(verdict == Verdict::Success, flying.flight.probe, now)
+        };
         let (outcome, due, standing) = match verdict {
             Verdict::Success => (AttemptOutcome::Success, None, None),
-            Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { gone: true, .. } if !flying.flight.stale => {
                 (AttemptOutcome::Failed, None, Some(Standing::Disabled(StatusReason::Gone)))
             }
+            Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { retry_after, .. } => self.failed(flying.retries, jitter, retry_after, now),
         };
-        let standing = standing.or_else(|| self.failing_too_long(now));
+        let standing = standing.or(told);
         if standing.is_some() {
             self.closing = Some(sequence);
         }
@@ -415,13 +468,14 @@ impl Lane {
         }
     }
 
-    /// What an outcome says of the endpoint.
-    fn judge(&mut self, ok: bool, probe: bool, now: Instant) {
+    /// What an outcome says of the endpoint, and what becomes of the subscription by that.
+    fn judge(&mut self, ok: bool, probe: bool, now: Instant) -> Option<Standing> {
         // While a probe is on its way, only the probe's outcome counts.
         if probe || !matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
             self.health.circuit = self.health.circuit.after(ok, now, &self.policy.circuit);
         }
         self.health.failing_since = if ok { None } else { self.health.failing_since.or(Some(now)) };
+        self.failing_too_long(now)
     }
 
     fn failing_too_long(&self, now: Instant) -> Option<Standing> {
@@ -434,6 +488,11 @@ impl Lane {
     /// Whether anything may be sent, as far as the subscription is concerned.
     fn may_send(&self) -> bool {
         self.active && self.closing.is_none()
+    }
+
+    /// Whether an outcome has to be recorded before anything can start.
+    fn is_full(&self) -> bool {
+        self.window.is_draining() || self.window.in_flight() >= self.policy.in_flight_max
     }
 
     fn recorded(&mut self, sequence: Sequence) {
@@ -466,3 +525,6 @@ impl Lane {
         );
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -66,6 +66,10 @@ pub const LANE_WINDOW: usize = 256;
 /// ones do not take the places of those behind them.
 pub const LANE_WAITING_MAX: usize = 1024;
 
+/// Deliveries of one key that a lane holds: enough for one page to serve many, and few enough that
+/// a window has room for many keys.
+pub const LANE_KEY_DEPTH_MAX: usize = 16;
+
 /// Rows of one page that a client may ask for.
 pub const PAGE_LIMIT_MAX: u32 = 100;
 /// The last page of an offset listing: what lies beyond is found by filter, not by leafing.

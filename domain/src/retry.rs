@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     const POLICY: RetryPolicy =
-        RetryPolicy { max_retries: 5, delay: Duration::from_secs(10), delay_max: Duration::from_secs(900) };
+        RetryPolicy { max_retries: 5, delay: Duration::from_secs(10), delay_max: Duration::from_mins(15) };
 
     #[test]
     fn delays_double_up_to_the_maximum() {
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_endpoint_may_ask_for_more_but_not_for_less() {
-        let hour = Duration::from_secs(3600);
+        let hour = Duration::from_hours(1);
         for (asked, expected) in [
             (Duration::ZERO, Duration::from_secs(10)),
             (Duration::from_secs(3), Duration::from_secs(10)),

@@ -178,3 +178,22 @@ impl SubscriptionConfig {
         self.timeout.unwrap_or(defaults.timeout)
     }
 }
+
+impl Subscription {
+    /// Whether a change from `before` starts its endpoint's record anew: the circuit closes and
+    /// waiting retries are due now. So it is with another target, and when it is enabled again.
+    #[must_use]
+    pub fn starts_fresh(&self, before: &Self) -> bool {
+        let enabled =
+            before.status == SubscriptionStatus::Disabled && self.status == SubscriptionStatus::Active;
+        enabled || before.config.target != self.config.target
+    }
+
+    /// Whether a change from `before` gives deliveries that failed a fresh set of retries.
+    #[must_use]
+    pub fn forgives_retries(&self, before: &Self) -> bool {
+        before.status_reason == Some(StatusReason::RetriesExhausted)
+            && before.status != SubscriptionStatus::Active
+            && self.status == SubscriptionStatus::Active
+    }
+}

@@ -97,13 +97,19 @@ impl TargetUrl {
         self.url.origin().ascii_serialization()
     }
 
-    /// Whether the host is a name that always means this machine (RFC 6761 §6.3).
+    /// Whether the host [is a name of this machine](is_localhost).
     #[must_use]
     pub fn is_localhost(&self) -> bool {
-        let Some(Host::Domain(name)) = self.url.host() else { return false };
-        let name = name.trim_end_matches('.');
-        name == "localhost" || name.ends_with(".localhost")
+        matches!(self.url.host(), Some(Host::Domain(name)) if is_localhost(name))
     }
+}
+
+/// Whether `name`, in lower case, always means this machine: `localhost` and what ends in it
+/// (RFC 6761 §6.3).
+#[must_use]
+pub fn is_localhost(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 impl fmt::Debug for TargetUrl {

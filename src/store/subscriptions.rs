@@ -10,7 +10,7 @@ pub(super) use row::circuit_code;
 
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::id::SubscriptionId;
-use posthorn_domain::subscription::{StatusReason, Subscription, SubscriptionStatus};
+use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::sea_query::Expr;
@@ -206,12 +206,10 @@ async fn follow_up(
     after: &Subscription,
     now: Timestamp,
 ) -> Result<(), Error> {
-    let resumed = after.status == SubscriptionStatus::Active && before.status != SubscriptionStatus::Active;
-    let enabled = resumed && before.status == SubscriptionStatus::Disabled;
-    if resumed && before.status_reason == Some(StatusReason::RetriesExhausted) {
+    if after.forgives_retries(before) {
         forgive_retries(tx, after.id).await?;
     }
-    if enabled || before.config.target != after.config.target {
+    if after.starts_fresh(before) {
         run(
             tx,
             "UPDATE lane_health SET circuit = 0, failures = 0, cool_down_ms = NULL, probe_at_ms = NULL, \

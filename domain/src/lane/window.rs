@@ -11,21 +11,18 @@ use std::time::Instant;
 
 use crate::delivery::OrderingKey;
 use crate::id::{AttemptNumber, Sequence};
-use crate::limits::{LANE_WAITING_MAX, LANE_WINDOW};
 use crate::subscription::Ordering;
 
-use super::{Load, Queued, Scope, Ticket};
-
-/// The most deliveries of one key that stand in the window.
-const KEY_DEPTH_MAX: usize = 16;
+use super::{Load, Queued, Scope, Sizes, Ticket};
 
 #[derive(Debug)]
 pub(super) struct Window {
+    sizes: Sizes,
     ordering: Ordering,
     /// The ordering that comes once nothing is in flight any more.
     next_ordering: Option<Ordering>,
-    /// Deliveries of one key in the window. As many keys as may be in flight have room for it at
-    /// once, so that keys in flight never fill the window.
+    /// Deliveries of one key in the window. As many keys as may be in flight have room for it in
+    /// half of the window, so that there is always room to look for other keys.
     key_depth: usize,
     entries: BTreeMap<Sequence, Entry>,
     lines: BTreeMap<Line, VecDeque<Sequence>>,
@@ -36,8 +33,10 @@ pub(super) struct Window {
     in_flight: u32,
     /// Keys of which the store has more than the window, up to `scanned`.
     aside: BTreeMap<OrderingKey, Aside>,
-    /// Keys set aside of which nothing is left here.
-    wanted: BTreeSet<OrderingKey>,
+    /// Keys set aside of which nothing is left here, those that wait longest first.
+    wanted: VecDeque<OrderingKey>,
+    /// The last page was one of a key; the next one is of all others, where there is more of them.
+    key_had_turn: bool,
     scanned: Sequence,
     /// The highest number heard of.
     known: Sequence,
@@ -114,18 +113,20 @@ struct Loading {
 }
 
 impl Window {
-    pub(super) fn new(ordering: Ordering, in_flight_max: u32) -> Self {
+    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32) -> Self {
         Self {
+            sizes,
             ordering,
             next_ordering: None,
-            key_depth: key_depth(in_flight_max),
+            key_depth: key_depth(sizes, in_flight_max),
             entries: BTreeMap::new(),
             lines: BTreeMap::new(),
             ready: BTreeSet::new(),
             waiting: BTreeSet::new(),
             in_flight: 0,
             aside: BTreeMap::new(),
-            wanted: BTreeSet::new(),
+            wanted: VecDeque::new(),
+            key_had_turn: false,
             scanned: Sequence::ZERO,
             known: Sequence::ZERO,
             more: true,
@@ -135,15 +136,20 @@ impl Window {
 
     pub(super) fn accepted(&mut self, queued: Queued) {
         let sequence = queued.ticket.sequence;
-        if sequence <= self.scanned {
-            return;
-        }
-        self.known = self.known.max(sequence);
-        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next() && self.room() > 0;
-        if next {
+        // One heard of before may have ended since; if not, it comes with a page.
+        let news = self.heard_of(sequence);
+        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next();
+        if news && next && self.room() > 0 {
             self.scanned = sequence;
             self.insert(queued);
         }
+    }
+
+    /// A delivery is there. Whether that is news.
+    fn heard_of(&mut self, sequence: Sequence) -> bool {
+        let news = sequence > self.known;
+        self.known = self.known.max(sequence);
+        news
     }
 
     /// What to read next, and from then on [`loaded`](Self::loaded) is awaited.
@@ -151,13 +157,16 @@ impl Window {
         if self.loading.is_some() || self.room() == 0 {
             return None;
         }
-        let (load, asked) = match self.wanted.pop_first() {
+        let scan = (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2;
+        let key = if scan && self.key_had_turn { None } else { self.wanted.pop_front() };
+        self.key_had_turn = key.is_some();
+        let (load, asked) = match key {
             Some(key) => {
                 let after = self.aside.get(&key).map_or(self.scanned, |aside| aside.after);
                 let limit = self.room().min(self.key_depth);
                 (Load { after, scope: Scope::Key(key, self.scanned), limit }, self.scanned)
             }
-            None if (self.more || self.known > self.scanned) && self.room() >= LANE_WINDOW / 2 => {
+            None if scan => {
                 let keys = self.aside.keys().cloned().collect();
                 (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
             }
@@ -173,7 +182,7 @@ impl Window {
             if let Scope::Key(key, _) = load.scope
                 && self.aside.contains_key(&key)
             {
-                self.wanted.insert(key);
+                self.wanted.push_back(key);
             }
             return;
         }
@@ -215,7 +224,7 @@ impl Window {
 
     fn set_aside(&mut self, key: OrderingKey, after: Sequence, last: Sequence) {
         if !self.lines.contains_key(&Line::Key(key.clone())) {
-            self.wanted.insert(key.clone());
+            self.wanted.push_back(key.clone());
         }
         self.aside.insert(key, Aside { after, last });
     }
@@ -229,7 +238,7 @@ impl Window {
         }
         let line = self.line(&queued);
         if let (Line::Key(key), Some(others)) = (&line, self.lines.get(&line))
-            && others.len() >= self.key_depth
+            && others.len() >= self.depth(others)
         {
             let after = others.back().copied().unwrap_or(Sequence::ZERO);
             self.aside.insert(key.clone(), Aside { after, last: sequence });
@@ -240,12 +249,15 @@ impl Window {
         self.settle(sequence);
     }
 
+    /// How many deliveries of a key may stand in its line: behind one that waits, none.
+    fn depth(&self, line: &VecDeque<Sequence>) -> usize {
+        let first = line.front().and_then(|first| self.entries.get(first));
+        let waits = first.is_some_and(|entry| entry.phase == Phase::Idle && entry.queued.due.is_some());
+        if waits { 1 } else { self.key_depth }
+    }
+
     fn line(&self, queued: &Queued) -> Line {
-        match (self.ordering, &queued.key) {
-            (Ordering::Strict, _) => Line::Whole,
-            (Ordering::Key, Some(key)) => Line::Key(key.clone()),
-            (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
-        }
+        line(self.ordering, queued)
     }
 
     /// Puts an idle delivery where it belongs if it is the first of its line.
@@ -278,23 +290,27 @@ impl Window {
             if due > now {
                 return;
             }
-            self.due_now(sequence);
+            self.due_now(sequence, now);
         }
     }
 
     /// A person wants this one now.
-    pub(super) fn retry_now(&mut self, sequence: Sequence) {
+    pub(super) fn retry_now(&mut self, sequence: Sequence, now: Instant) {
         if self.entries.contains_key(&sequence) {
-            self.due_now(sequence);
+            self.due_now(sequence, now);
         } else {
-            self.distrust_page();
+            self.elsewhere(sequence);
         }
     }
 
-    fn due_now(&mut self, sequence: Sequence) {
+    /// Ends a delivery's wait, also one that begins when its outcome is recorded.
+    fn due_now(&mut self, sequence: Sequence, now: Instant) {
         self.unsettle(sequence);
         if let Some(entry) = self.entries.get_mut(&sequence) {
             entry.queued.due = None;
+            if let Phase::Recording(Next::Due(due)) = &mut entry.phase {
+                *due = now;
+            }
         }
         self.settle(sequence);
     }
@@ -334,7 +350,8 @@ impl Window {
         match next {
             Next::Due(due) if !entry.ended => {
                 entry.queued.due = Some(due);
-                self.shed_behind(sequence);
+                let line = line(self.ordering, &entry.queued);
+                self.shed(&line, 1);
                 self.settle(sequence);
             }
             Next::Due(_) | Next::Done => self.remove(sequence),
@@ -347,8 +364,14 @@ impl Window {
         match self.entries.get_mut(&sequence) {
             Some(entry) if entry.phase == Phase::Idle => self.remove(sequence),
             Some(entry) => entry.ended = true,
-            None => self.distrust_page(),
+            None => self.elsewhere(sequence),
         }
+    }
+
+    /// A delivery changed that is in the store only.
+    fn elsewhere(&mut self, sequence: Sequence) {
+        self.heard_of(sequence);
+        self.distrust_page();
     }
 
     /// The page under way may have been read before something was changed.
@@ -372,36 +395,32 @@ impl Window {
         if let Line::Key(key) = line
             && self.aside.contains_key(&key)
         {
-            self.wanted.insert(key);
+            self.wanted.push_back(key);
         }
     }
 
-    /// Sets aside the key of a delivery that waits: what stands behind it goes back to the store.
-    fn shed_behind(&mut self, sequence: Sequence) {
-        let Some(entry) = self.entries.get(&sequence) else { return };
-        let Line::Key(key) = self.line(&entry.queued) else { return };
-        let Some(line) = self.lines.get_mut(&Line::Key(key.clone())) else { return };
-        let behind = line.split_off(1);
-        let (Some(_), Some(last)) = (behind.front(), behind.back().copied()) else { return };
+    /// Sets a key aside where its line is longer than `depth`: the rest goes back to the store.
+    fn shed(&mut self, line: &Line, depth: usize) {
+        let Line::Key(key) = line else { return };
+        let Some(others) = self.lines.get_mut(line).filter(|others| others.len() > depth) else { return };
+        let behind = others.split_off(depth);
+        let (Some(after), Some(last)) = (others.back().copied(), behind.back().copied()) else { return };
         for other in &behind {
             self.entries.remove(other);
         }
-        let last = self.aside.get(&key).map_or(last, |aside| aside.last.max(last));
-        self.aside.insert(key, Aside { after: sequence, last });
+        let last = self.aside.get(key).map_or(last, |aside| aside.last.max(last));
+        self.aside.insert(key.clone(), Aside { after, last });
     }
 
     /// Waiting retries are due now, and requests under way say nothing of the target from now on.
     pub(super) fn fresh_start(&mut self, now: Instant) {
         self.distrust_page();
-        let waiting: Vec<Sequence> = self.waiting.iter().map(|(_, sequence)| *sequence).collect();
-        for sequence in waiting {
-            self.due_now(sequence);
+        for sequence in self.entries.keys().copied().collect::<Vec<_>>() {
+            self.due_now(sequence, now);
         }
         for entry in self.entries.values_mut() {
-            match &mut entry.phase {
-                Phase::InFlight(flight) => *flight = Flight { probe: false, stale: true },
-                Phase::Recording(Next::Due(due)) => *due = now,
-                Phase::Recording(Next::Done) | Phase::Idle => {}
+            if let Phase::InFlight(flight) = &mut entry.phase {
+                *flight = Flight { probe: false, stale: true };
             }
         }
     }
@@ -418,7 +437,10 @@ impl Window {
     /// Another ordering, and another limit in flight. What stands in the old lines is read anew once
     /// nothing is in flight; until then nothing starts.
     pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
-        self.key_depth = key_depth(in_flight_max);
+        self.key_depth = key_depth(self.sizes, in_flight_max);
+        for line in self.lines.keys().cloned().collect::<Vec<_>>() {
+            self.shed(&line, self.key_depth);
+        }
         self.next_ordering = (self.ordering != ordering).then_some(ordering);
         self.reorder_when_quiet();
     }
@@ -442,7 +464,7 @@ impl Window {
 
     fn room(&self) -> usize {
         let others = self.entries.len() - self.waiting.len() - self.busy();
-        if self.waiting.len() < LANE_WAITING_MAX { LANE_WINDOW.saturating_sub(others) } else { 0 }
+        if self.waiting.len() < self.sizes.waiting { self.sizes.window.saturating_sub(others) } else { 0 }
     }
 
     fn is_scanning(&self) -> bool {
@@ -455,7 +477,12 @@ impl Window {
     }
 
     pub(super) fn first_ready(&self) -> Option<Sequence> {
-        if self.next_ordering.is_some() { None } else { self.ready.first().copied() }
+        self.ready.first().copied()
+    }
+
+    /// Nothing may start before the ordering is changed.
+    pub(super) fn is_draining(&self) -> bool {
+        self.next_ordering.is_some()
     }
 
     pub(super) fn has_ready(&self) -> bool {
@@ -478,6 +505,10 @@ impl Window {
         self.entries.get(&sequence).is_some_and(|entry| entry.phase != Phase::Idle)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Something is under way that will be heard of.
     pub(super) fn is_busy(&self) -> bool {
         self.in_flight > 0 || self.loading.is_some()
@@ -490,6 +521,11 @@ impl Window {
             .count()
     }
 
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
     pub(super) fn check(&self) {
         let busy = self.entries.values().filter(|entry| entry.phase != Phase::Idle).count();
         debug_assert!(busy == self.busy(), "what is in flight is counted");
@@ -498,14 +534,22 @@ impl Window {
             "what is ready is idle"
         );
         debug_assert!(
-            self.entries.len() <= LANE_WINDOW + LANE_WAITING_MAX + KEY_DEPTH_MAX + busy,
+            self.entries.len() <= self.sizes.window + self.sizes.waiting + self.sizes.key_depth + busy,
             "the window is bounded"
         );
         debug_assert!(self.scanned <= self.known, "what was read is known");
     }
 }
 
-fn key_depth(in_flight_max: u32) -> usize {
+fn line(ordering: Ordering, queued: &Queued) -> Line {
+    match (ordering, &queued.key) {
+        (Ordering::Strict, _) => Line::Whole,
+        (Ordering::Key, Some(key)) => Line::Key(key.clone()),
+        (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
+    }
+}
+
+fn key_depth(sizes: Sizes, in_flight_max: u32) -> usize {
     let keys = usize::try_from(in_flight_max).unwrap_or(usize::MAX).max(1);
-    (LANE_WINDOW / keys).clamp(1, KEY_DEPTH_MAX)
+    (sizes.window / 2 / keys).clamp(1, sizes.key_depth)
 }

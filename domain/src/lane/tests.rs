@@ -1,0 +1,191 @@
+//! What a lane does, told in small stories: one subject to a file.
+//!
+//! A [`Rig`] is a lane with its world stripped to what a story needs: time that moves when told, a
+//! gate that holds when told, and lists of what the lane wanted.
+
+mod change;
+mod circuit;
+mod keys;
+mod order;
+mod pace;
+mod page;
+mod retry;
+
+use uuid::Uuid;
+
+use super::*;
+
+const POLICY: Policy = Policy {
+    ordering: Ordering::Strict,
+    in_flight_max: 1,
+    retry: RetryPolicy { max_retries: 2, delay: secs(10), delay_max: secs(900) },
+    on_exhausted: OnExhausted::Continue,
+    circuit: CircuitPolicy { failure_threshold: 100, cool_down: secs(30), cool_down_max: secs(100) },
+    disable_after: None,
+};
+
+const SUCCESS: Verdict = Verdict::Success;
+const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false };
+const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true };
+
+/// A start as the stories tell it: which delivery, which attempt.
+type Start = (i64, u32);
+
+struct Rig {
+    lane: Lane,
+    now: Instant,
+    gate: Valve,
+    /// The page that is awaited.
+    load: Option<Load>,
+    /// Outcomes that are not recorded yet.
+    records: Vec<Record>,
+}
+
+/// A gate that is open unless a story closes it.
+#[derive(Default)]
+struct Valve {
+    hold: Option<Hold>,
+    admitted: usize,
+}
+
+impl Gate for Valve {
+    fn admit(&mut self, _: Instant) -> Result<(), Hold> {
+        self.admitted += usize::from(self.hold.is_none());
+        self.hold.map_or(Ok(()), Err)
+    }
+}
+
+impl Rig {
+    /// A lane that has just been told that its store is empty.
+    fn new(policy: Policy) -> Self {
+        let mut rig = Self::opening(policy);
+        assert_eq!(rig.loaded([]), []);
+        rig
+    }
+
+    /// A lane that awaits its first page.
+    fn opening(policy: Policy) -> Self {
+        let now = Instant::now();
+        Self::of(Lane::new(policy, true, Health::NEW, now), now)
+    }
+
+    fn of(lane: Lane, now: Instant) -> Self {
+        let mut rig = Self { lane, now, gate: Valve::default(), load: None, records: Vec::new() };
+        assert_eq!(rig.poll(), []);
+        rig
+    }
+
+    fn say(&mut self, event: Event) -> Vec<Start> {
+        self.lane.handle(event, self.now);
+        self.poll()
+    }
+
+    /// Does what the lane wants; returns what it started.
+    fn poll(&mut self) -> Vec<Start> {
+        let mut started = Vec::new();
+        while let Some(action) = self.lane.poll(self.now, &mut self.gate) {
+            match action {
+                Action::Start { ticket, attempt } => started.push((ticket.sequence.0, attempt.get())),
+                Action::Record(record) => self.records.push(record),
+                Action::Load(load) => assert_eq!(self.load.replace(load), None, "one page at a time"),
+            }
+        }
+        assert!(self.lane.next_wakeup().is_none_or(|at| at > self.now), "a wake-up lies ahead");
+        started
+    }
+
+    fn accept(&mut self, deliveries: impl IntoIterator<Item = Queued>) -> Vec<Start> {
+        deliveries.into_iter().flat_map(|queued| self.say(Event::Accepted(queued))).collect()
+    }
+
+    fn loaded(&mut self, page: impl IntoIterator<Item = Queued>) -> Vec<Start> {
+        self.load = None;
+        self.say(Event::Loaded(page.into_iter().collect()))
+    }
+
+    /// A request ends; its outcome is not recorded yet.
+    fn finish(&mut self, sequence: i64, verdict: Verdict) -> Vec<Start> {
+        let (sequence, jitter) = (Sequence(sequence), Jitter::default());
+        self.say(Event::Finished { sequence, verdict, jitter })
+    }
+
+    fn record(&mut self, sequence: i64) -> Vec<Start> {
+        self.records.retain(|record| record.ticket.sequence.0 != sequence);
+        self.say(Event::Recorded { sequence: Sequence(sequence) })
+    }
+
+    /// A request ends and its outcome is recorded.
+    fn end(&mut self, sequence: i64, verdict: Verdict) -> Vec<Start> {
+        let mut started = self.finish(sequence, verdict);
+        started.extend(self.record(sequence));
+        started
+    }
+
+    fn skip(&mut self, sequence: i64) -> Vec<Start> {
+        self.say(Event::Skipped { sequence: Sequence(sequence) })
+    }
+
+    fn change(&mut self, change: Change) -> Vec<Start> {
+        self.say(Event::Changed(change))
+    }
+
+    fn wait(&mut self, seconds: u64) -> Vec<Start> {
+        self.now += secs(seconds);
+        self.say(Event::Tick)
+    }
+
+    fn last(&self) -> &Record {
+        self.records.last().expect("an outcome to record")
+    }
+
+    /// Seconds until the lane wants to be woken.
+    fn wakes_in(&self) -> Option<u64> {
+        self.lane.next_wakeup().map(|at| at.duration_since(self.now).as_secs())
+    }
+
+    /// Nothing is under way, and only an event can change anything.
+    fn rests(&self) -> bool {
+        self.lane.is_idle() && self.lane.next_wakeup().is_none()
+    }
+}
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn policy(ordering: Ordering, in_flight_max: u32) -> Policy {
+    Policy { ordering, in_flight_max, ..POLICY }
+}
+
+/// The rules are these and nothing else changed.
+fn rules(policy: Policy) -> Change {
+    Change { policy, active: true, fresh_start: false, retries_forgiven: false }
+}
+
+fn held(policy: Policy) -> Change {
+    Change { active: false, ..rules(policy) }
+}
+
+fn plain(sequence: i64) -> Queued {
+    let id = Uuid::from_u128(u128::try_from(sequence).expect("sequences count from 1"));
+    Queued {
+        ticket: Ticket {
+            id: DeliveryId(id),
+            event_id: EventId(id),
+            replay_of: None,
+            sequence: Sequence(sequence),
+        },
+        key: None,
+        attempt_count: 0,
+        retry_base: 0,
+        due: None,
+    }
+}
+
+fn keyed(sequence: i64, key: &str) -> Queued {
+    Queued { key: Some(OrderingKey(key.into())), ..plain(sequence) }
+}
+
+fn tried(sequence: i64, attempt_count: u32, due: Instant) -> Queued {
+    Queued { attempt_count, due: Some(due), ..plain(sequence) }
+}

@@ -1,0 +1,126 @@
+//! What comes from the store, and what happens while it is read.
+
+use super::*;
+
+fn many(numbers: impl IntoIterator<Item = i64>) -> Vec<Queued> {
+    numbers.into_iter().map(plain).collect()
+}
+
+fn scan(after: i64, limit: usize) -> Load {
+    Load { after: Sequence(after), scope: Scope::Without(Vec::new()), limit }
+}
+
+const WINDOW: i64 = 256;
+
+#[test]
+fn a_lane_begins_by_reading() {
+    let mut rig = Rig::opening(POLICY);
+    assert_eq!(rig.load, Some(scan(0, Sizes::DEFAULT.window)));
+    assert!(!rig.lane.is_idle());
+    assert_eq!(rig.loaded([plain(4), plain(9)]), [(4, 1)]);
+    assert_eq!(rig.load, None, "a short page is the last");
+    assert_eq!(rig.accept([plain(10)]), []);
+    assert_eq!(rig.end(4, SUCCESS), [(9, 1)]);
+    assert_eq!(rig.end(9, SUCCESS), [(10, 1)]);
+}
+
+#[test]
+fn the_next_half_is_read_while_the_first_is_sent() {
+    let mut rig = Rig::opening(POLICY);
+    rig.loaded(many(1..=WINDOW));
+    assert_eq!(rig.load, None, "the window is full");
+    // The delivery in flight takes no place.
+    let half = WINDOW / 2 - 1;
+    for sequence in 1..half {
+        rig.end(sequence, SUCCESS);
+        assert_eq!(rig.load, None);
+    }
+    rig.end(half, SUCCESS);
+    assert_eq!(rig.load, Some(scan(WINDOW, 128)));
+    rig.loaded([plain(257)]);
+    for sequence in half + 1..WINDOW {
+        assert_eq!(rig.end(sequence, SUCCESS), [(sequence + 1, 1)]);
+    }
+    assert_eq!(rig.end(WINDOW, SUCCESS), [(257, 1)]);
+    assert_eq!(rig.end(257, SUCCESS), []);
+    assert!(rig.rests());
+}
+
+#[test]
+fn what_is_accepted_beyond_the_window_is_read_later() {
+    let mut rig = Rig::new(POLICY);
+    rig.accept(many(1..=1000));
+    assert_eq!(rig.lane.window.len(), 257, "one in flight and a full window");
+    for sequence in 1..=128 {
+        rig.end(sequence, SUCCESS);
+    }
+    assert_eq!(rig.load, Some(scan(257, 128)));
+    rig.loaded(many(258..386));
+    assert!(rig.lane.window.len() <= 257);
+}
+
+#[test]
+fn accepted_while_a_page_is_read() {
+    for (case, page, started) in [
+        ("the page was read before", vec![], vec![]),
+        ("the page was read after", vec![plain(1)], vec![(1, 1)]),
+    ] {
+        let mut rig = Rig::opening(POLICY);
+        assert_eq!(rig.accept([plain(1)]), [], "{case}");
+        assert_eq!(rig.loaded(page), started, "{case}");
+        if started.is_empty() {
+            assert!(rig.load.is_some(), "{case}: it is read again");
+            assert_eq!(rig.loaded([plain(1)]), [(1, 1)], "{case}");
+        }
+        assert_eq!(rig.accept([plain(1)]), [], "{case}: heard of twice");
+        assert_eq!(rig.end(1, SUCCESS), []);
+        assert!(rig.rests(), "{case}");
+    }
+}
+
+#[test]
+fn a_number_missing_in_what_is_heard_is_read() {
+    let mut rig = Rig::new(POLICY);
+    assert_eq!(rig.accept([plain(2)]), []);
+    assert_eq!(rig.load, Some(scan(0, 256)));
+    assert_eq!(rig.accept([plain(1)]), []);
+    assert_eq!(rig.loaded([plain(1), plain(2)]), [(1, 1)]);
+    assert_eq!(rig.end(1, SUCCESS), [(2, 1)]);
+}
+
+#[test]
+fn a_page_that_a_change_may_have_overtaken_is_read_again() {
+    let sequence = Sequence(1);
+    let fresh = Change { fresh_start: true, ..rules(POLICY) };
+    let forgiven = Change { retries_forgiven: true, ..rules(POLICY) };
+    for event in [
+        Event::Skipped { sequence },
+        Event::RetryNow { sequence },
+        Event::Changed(fresh),
+        Event::Changed(forgiven),
+    ] {
+        let mut rig = Rig::opening(POLICY);
+        assert_eq!(rig.say(event.clone()), []);
+        let later = rig.now + secs(60);
+        assert_eq!(rig.loaded([tried(1, 1, later)]), [], "{event:?}");
+        assert_eq!(rig.wakes_in(), None, "{event:?}");
+        assert_eq!(rig.load, Some(scan(0, 256)), "{event:?}");
+    }
+}
+
+#[test]
+fn one_skipped_while_its_page_is_read_is_never_sent() {
+    let mut rig = Rig::opening(POLICY);
+    rig.skip(1);
+    assert_eq!(rig.loaded([plain(1), plain(2)]), []);
+    assert_eq!(rig.loaded([plain(2)]), [(2, 1)]);
+}
+
+#[test]
+fn a_page_nobody_waits_for_does_no_harm() {
+    let mut rig = Rig::new(POLICY);
+    rig.accept([plain(1)]);
+    assert_eq!(rig.loaded([plain(1), plain(2)]), []);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    assert!(rig.rests());
+}

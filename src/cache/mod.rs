@@ -1,0 +1,93 @@
+//! What was read or written a moment ago, so that it need not be read again.
+//!
+//! Everything here can be lost at any time: a miss is a read of the store. Both caches are bounded,
+//! payloads by their bytes.
+
+use std::sync::Arc;
+
+use moka::future::Cache;
+use moka::ops::compute::Op;
+use posthorn_domain::id::{EventId, SubscriptionId};
+use posthorn_domain::subscription::Subscription;
+
+use crate::store::{Error, Payload, Store};
+
+/// Payloads of events that were just accepted: some thousands of them, sent in a moment.
+const PAYLOAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// What an entry costs beside its bytes.
+const PAYLOAD_OVERHEAD_BYTES: usize = 200;
+/// Subscriptions that take in or send now, at a KiB or two each.
+const SUBSCRIPTIONS_MAX: u64 = 20_000;
+
+/// The caches in front of the store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Caches {
+    store: Store,
+    payloads: Cache<EventId, Arc<Payload>>,
+    subscriptions: Cache<SubscriptionId, Arc<Subscription>>,
+}
+
+impl Caches {
+    /// Empty caches in front of `store`.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        let weight = |_: &EventId, payload: &Arc<Payload>| {
+            u32::try_from(payload.bytes.len() + payload.content_type.len() + PAYLOAD_OVERHEAD_BYTES)
+                .unwrap_or(u32::MAX)
+        };
+        Self {
+            store,
+            payloads: Cache::builder().max_capacity(PAYLOAD_BYTES_MAX).weigher(weight).build(),
+            subscriptions: Cache::builder().max_capacity(SUBSCRIPTIONS_MAX).build(),
+        }
+    }
+
+    /// Keeps a payload that will be sent soon.
+    pub async fn keep_payload(&self, id: EventId, payload: Arc<Payload>) {
+        self.payloads.insert(id, payload).await;
+    }
+
+    /// A payload, from the store where it is not at hand; none where retention removed it.
+    pub async fn payload(&self, id: EventId) -> Result<Option<Arc<Payload>>, Error> {
+        if let Some(payload) = self.payloads.get(&id).await {
+            return Ok(Some(payload));
+        }
+        Ok(self.store.event_payload(id).await?.map(Arc::new))
+    }
+
+    /// Forgets a payload that was delivered.
+    pub async fn forget_payload(&self, id: EventId) {
+        self.payloads.invalidate(&id).await;
+    }
+
+    /// A subscription; none where it is not there.
+    pub async fn subscription(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>, Error> {
+        if let Some(subscription) = self.subscriptions.get(&id).await {
+            return Ok(Some(subscription));
+        }
+        match self.store.subscription_view(id).await? {
+            Some(view) => Ok(Some(self.keep_subscription(view.subscription).await)),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps a subscription, unless a newer copy is there; returns the newer of the two.
+    pub async fn keep_subscription(&self, subscription: Subscription) -> Arc<Subscription> {
+        let subscription = Arc::new(subscription);
+        let newer = Arc::clone(&subscription);
+        let result = self
+            .subscriptions
+            .entry(subscription.id)
+            .and_compute_with(async |entry| match entry {
+                Some(entry) if entry.value().version >= newer.version => Op::Nop,
+                _ => Op::Put(newer),
+            })
+            .await;
+        result.into_entry().map_or(subscription, moka::Entry::into_value)
+    }
+
+    /// Forgets a subscription that was deleted.
+    pub async fn forget_subscription(&self, id: SubscriptionId) {
+        self.subscriptions.invalidate(&id).await;
+    }
+}

@@ -1,0 +1,57 @@
+//! `posthorn migrate`: the schema without the service.
+
+use clap::{Args, Subcommand};
+
+use crate::config::Config;
+use crate::store::{self, Store};
+
+/// What to do with the schema of `DATABASE_URL`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    step: Step,
+}
+
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Bring it up to date; `serve` does so by itself.
+    Up,
+    /// Take the newest steps back, and with them what is stored in their tables.
+    Down {
+        /// How many.
+        #[arg(long, default_value_t = 1)]
+        steps: u32,
+    },
+    /// List the steps and which of them are applied.
+    Status,
+}
+
+/// Runs the command; the error is one line.
+pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
+    migrate(arguments.step, config).await.map_err(|error| error.to_string())
+}
+
+async fn migrate(step: Step, config: &Config) -> Result<(), store::Error> {
+    let store = Store::connect(&store::Settings { url: config.database_url.clone() }).await?;
+    match step {
+        Step::Up => {
+            let _lock = store.lock_instance().await?;
+            store.migrate_up().await?;
+        }
+        Step::Down { steps } => {
+            let _lock = store.lock_instance().await?;
+            store.migrate_down(steps).await?;
+        }
+        Step::Status => {}
+    }
+    print(&store.migrations().await?);
+    store.close().await;
+    Ok(())
+}
+
+#[expect(clippy::print_stdout, reason = "it is what was asked for")]
+fn print(migrations: &[(String, bool)]) {
+    for (name, applied) in migrations {
+        println!("{} {name}", if *applied { "applied" } else { "pending" });
+    }
+}

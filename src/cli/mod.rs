@@ -1,0 +1,5 @@
+//! Commands beside `serve`, one file each.
+
+pub mod demo;
+pub mod listen;
+pub mod migrate;

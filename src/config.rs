@@ -1,0 +1,254 @@
+//! From files and the environment to checked values.
+//!
+//! Three layers, the later over the earlier: the built-in `config/default.toml`, the profile's file
+//! (`config/<profile>.toml` in the working directory, else the built-in one), the environment. The
+//! names are the environment's; in files they stand in lower case.
+//!
+//! Everything is read once and checked whole. A value that makes no sense is an error that names
+//! the variable and what it takes.
+
+mod read;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use posthorn_domain::limits::{PAYLOAD_BYTES_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
+
+use read::Reader;
+
+const DEFAULT: &str = include_str!("../config/default.toml");
+const DEVELOPMENT: &str = include_str!("../config/development.toml");
+const PRODUCTION: &str = include_str!("../config/production.toml");
+
+/// Why there is no configuration; one line for the operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Error(String);
+
+/// How strict to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A laptop.
+    Development,
+    /// A service.
+    Production,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// An API key; shows nothing of itself through `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct AdminKey(pub String);
+
+impl std::fmt::Debug for AdminKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AdminKey(…)")
+    }
+}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `POSTHORN_PROFILE`.
+    pub profile: Profile,
+    /// `POSTHORN_LISTEN`.
+    pub listen: SocketAddr,
+    /// `DATABASE_URL`.
+    pub database_url: String,
+    /// `POSTHORN_ADMIN_KEY`.
+    pub admin_key: Option<AdminKey>,
+    /// `POSTHORN_ALLOWED_PRIVATE_NETWORKS`.
+    pub allowed_private_networks: Vec<IpNet>,
+    /// `WEBHOOK_MAX_RETRIES`.
+    pub max_retries: u32,
+    /// `INITIAL_RETRY_DELAY_SECONDS`.
+    pub retry_delay: Duration,
+    /// `MAX_RETRY_BACKOFF_SECONDS`.
+    pub retry_delay_max: Duration,
+    /// `WEBHOOK_DELIVERY_TIMEOUT_SECONDS`.
+    pub timeout: Duration,
+    /// `POSTHORN_CIRCUIT_FAILURE_THRESHOLD`.
+    pub circuit_failure_threshold: u32,
+    /// `POSTHORN_CIRCUIT_COOL_DOWN_SECONDS`.
+    pub circuit_cool_down: Duration,
+    /// `POSTHORN_DISABLE_AFTER_HOURS`; none: never.
+    pub disable_after: Option<Duration>,
+    /// `POSTHORN_MAX_PAYLOAD_BYTES`.
+    pub payload_bytes_max: usize,
+    /// `POSTHORN_MAX_IN_FLIGHT`.
+    pub in_flight_max: u32,
+    /// `LOG_RETENTION_HOURS`.
+    pub retention: Duration,
+    /// `CLEANUP_INTERVAL_SECONDS`.
+    pub cleanup_interval: Duration,
+    /// `POSTHORN_LOG_FORMAT`.
+    pub log_format: LogFormat,
+}
+
+/// The longest time that a configuration may ask for.
+const YEAR: Duration = Duration::from_hours(365 * 24);
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+impl Config {
+    /// The configuration of this process.
+    pub fn load() -> Result<Self, Error> {
+        Self::from_layers(
+            std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        )
+    }
+
+    fn from_layers(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
+        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        let named = environment.iter().find(|(name, _)| name == "POSTHORN_PROFILE");
+        let profile = named.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty());
+        let (profile, built_in) = match profile {
+            None | Some("development") => (Profile::Development, DEVELOPMENT),
+            Some("production") => (Profile::Production, PRODUCTION),
+            Some(other) => {
+                return Err(Error(format!(
+                    "POSTHORN_PROFILE: expected development or production, got {other:?}"
+                )));
+            }
+        };
+        let file = match profile {
+            Profile::Development => Path::new("config/development.toml"),
+            Profile::Production => Path::new("config/production.toml"),
+        };
+        let reader = Reader::new([DEFAULT, built_in], file, environment)?;
+        Self::read(profile, &reader)
+    }
+
+    fn read(profile: Profile, from: &Reader) -> Result<Self, Error> {
+        let config = Self {
+            profile,
+            listen: from.parsed("POSTHORN_LISTEN", "an address with a port, such as 127.0.0.1:8000")?,
+            database_url: from.text("DATABASE_URL", "sqlite://PATH or postgres://…", |url| {
+                ["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+            })?,
+            admin_key: from
+                .optional("POSTHORN_ADMIN_KEY", "16 to 512 visible ASCII characters", |key| {
+                    (16..=512).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+                })?
+                .map(AdminKey),
+            allowed_private_networks: from.networks("POSTHORN_ALLOWED_PRIVATE_NETWORKS")?,
+            max_retries: from.whole("WEBHOOK_MAX_RETRIES", 0, RETRIES_MAX)?,
+            retry_delay: from.seconds("INITIAL_RETRY_DELAY_SECONDS", MILLISECOND, RETRY_DELAY_MAX)?,
+            retry_delay_max: from.seconds("MAX_RETRY_BACKOFF_SECONDS", MILLISECOND, RETRY_DELAY_MAX)?,
+            timeout: from.seconds("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", TIMEOUT_MIN, TIMEOUT_MAX)?,
+            circuit_failure_threshold: from.whole("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", 1, 1_000_000)?,
+            circuit_cool_down: from.seconds(
+                "POSTHORN_CIRCUIT_COOL_DOWN_SECONDS",
+                MILLISECOND,
+                RETRY_DELAY_MAX,
+            )?,
+            disable_after: Some(from.hours("POSTHORN_DISABLE_AFTER_HOURS", Duration::ZERO, YEAR)?)
+                .filter(|hours| !hours.is_zero()),
+            payload_bytes_max: from.whole("POSTHORN_MAX_PAYLOAD_BYTES", 1, PAYLOAD_BYTES_MAX)?,
+            in_flight_max: from.whole("POSTHORN_MAX_IN_FLIGHT", 1, 65_536)?,
+            retention: from.hours("LOG_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
+            cleanup_interval: from.seconds("CLEANUP_INTERVAL_SECONDS", 10 * MILLISECOND, 86_400 * SECOND)?,
+            log_format: from
+                .one_of("POSTHORN_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+        };
+        config.check()
+    }
+
+    /// What several values together must be.
+    fn check(self) -> Result<Self, Error> {
+        if self.admin_key.is_none() && !self.listen.ip().is_loopback() {
+            return Err(Error(format!(
+                "POSTHORN_LISTEN: expected a loopback address while POSTHORN_ADMIN_KEY is not set, got {}",
+                self.listen
+            )));
+        }
+        if self.admin_key.is_none() && self.profile == Profile::Production {
+            return Err(Error("POSTHORN_ADMIN_KEY: expected a key in the production profile".to_owned()));
+        }
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(environment: &[(&str, &str)]) -> Result<Config, String> {
+        let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        Config::from_layers(pairs).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_contract() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.profile, Profile::Development);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8000");
+        assert_eq!(config.max_retries, 5);
+        assert_eq!(config.retry_delay, Duration::from_secs(10));
+        assert_eq!(config.disable_after, Some(Duration::from_hours(120)));
+        assert_eq!(config.allowed_private_networks.len(), 2);
+        assert_eq!(config.log_format, LogFormat::Text);
+    }
+
+    #[test]
+    fn the_environment_overrides() {
+        let config = config(&[
+            ("POSTHORN_PROFILE", "production"),
+            ("POSTHORN_ADMIN_KEY", "0123456789abcdef"),
+            ("POSTHORN_LISTEN", "0.0.0.0:80"),
+            ("INITIAL_RETRY_DELAY_SECONDS", "0.2"),
+            ("POSTHORN_DISABLE_AFTER_HOURS", "0"),
+            ("WEBHOOK_MAX_RETRIES", ""),
+        ])
+        .unwrap();
+        assert_eq!(config.retry_delay, Duration::from_millis(200));
+        assert_eq!(config.disable_after, None);
+        assert_eq!(config.max_retries, 5, "an empty variable counts as not set");
+        assert_eq!(config.allowed_private_networks, []);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(format!("{:?}", config.admin_key), "Some(AdminKey(…))");
+    }
+
+    #[test]
+    fn nonsense_is_named() {
+        for (name, value, expected) in [
+            ("WEBHOOK_MAX_RETRIES", "five", r#"expected a whole number from 0 to 100, got "five""#),
+            ("WEBHOOK_MAX_RETRIES", "101", r#"expected a whole number from 0 to 100, got "101""#),
+            ("WEBHOOK_MAX_RETRIES", "-1", r#"expected a whole number from 0 to 100, got "-1""#),
+            ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "0", r#"expected seconds from 0.1 to 120, got "0""#),
+            ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "NaN", r#"expected seconds from 0.1 to 120, got "NaN""#),
+            ("LOG_RETENTION_HOURS", "1e308", r#"expected hours from 0.0000003 to 87600, got "1e308""#),
+            ("DATABASE_URL", "mysql://x", "expected sqlite://PATH or postgres://…"),
+            ("POSTHORN_LOG_FORMAT", "xml", r#"expected text or json, got "xml""#),
+            ("POSTHORN_LISTEN", "8000", "expected an address with a port, such as 127.0.0.1:8000"),
+            (
+                "POSTHORN_LISTEN",
+                "0.0.0.0:8000",
+                "expected a loopback address while POSTHORN_ADMIN_KEY is not set",
+            ),
+            ("POSTHORN_ADMIN_KEY", "short", "expected 16 to 512 visible ASCII characters"),
+            (
+                "POSTHORN_ALLOWED_PRIVATE_NETWORKS",
+                "10/8",
+                "expected networks such as 10.0.0.0/8, separated by commas",
+            ),
+            ("POSTHORN_PROFILE", "staging", r#"expected development or production, got "staging""#),
+        ] {
+            let error = config(&[(name, value)]).unwrap_err();
+            assert!(error.starts_with(&format!("{name}: {expected}")), "{error}");
+            assert_eq!(error.lines().count(), 1);
+        }
+        let error = config(&[("POSTHORN_PROFILE", "production")]).unwrap_err();
+        assert!(error.starts_with("POSTHORN_ADMIN_KEY: expected"), "{error}");
+    }
+}

@@ -1,0 +1,127 @@
+//! One attempt: from the payload to the answer.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use posthorn_domain::id::AttemptNumber;
+use posthorn_domain::lane::{Ticket, Verdict};
+use posthorn_domain::subscription::Subscription;
+use tokio::time::{sleep, timeout};
+use tracing::error;
+
+use super::Parts;
+use super::outcome_writer::Item;
+use crate::sender::{Reply, Request};
+use crate::store::Payload;
+use crate::store::outcomes::Started;
+
+/// A request that takes longer is marked `processing`; a shorter one costs no extra write.
+const MARKED_AFTER: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How an attempt ended.
+pub(super) struct Attempted {
+    pub(super) verdict: Verdict,
+    pub(super) status_code: Option<u16>,
+    /// The beginning of the answer's body.
+    pub(super) body: Option<Vec<u8>>,
+    pub(super) error: Option<String>,
+    pub(super) duration: Duration,
+}
+
+impl From<Reply> for Attempted {
+    fn from(reply: Reply) -> Self {
+        let verdict = if reply.is_success() {
+            Verdict::Success
+        } else {
+            Verdict::Failure { retry_after: reply.retry_after, gone: reply.is_gone() }
+        };
+        Self {
+            verdict,
+            status_code: reply.status_code,
+            body: reply.body,
+            error: reply.error.map(|failure| failure.to_string()),
+            duration: reply.duration,
+        }
+    }
+}
+
+impl Attempted {
+    /// One that never got as far as a request.
+    fn unsent(error: &str) -> Self {
+        Self {
+            verdict: Verdict::Failure { retry_after: None, gone: false },
+            status_code: None,
+            body: None,
+            error: Some(error.to_owned()),
+            duration: Duration::ZERO,
+        }
+    }
+}
+
+/// Makes one attempt and tells how it ended; one that panics failed with `internal error`.
+///
+/// May be dropped: the request is then broken off and nothing is counted.
+pub(super) async fn make(
+    parts: &Parts,
+    subscription: &Arc<Subscription>,
+    ticket: Ticket,
+    number: AttemptNumber,
+) -> Attempted {
+    let attempt = AssertUnwindSafe(send(parts, subscription, ticket, number)).catch_unwind();
+    attempt.await.unwrap_or_else(|_| {
+        error!(delivery_id = %ticket.id, "an attempt panicked");
+        Attempted::unsent("internal error")
+    })
+}
+
+async fn send(
+    parts: &Parts,
+    subscription: &Arc<Subscription>,
+    ticket: Ticket,
+    number: AttemptNumber,
+) -> Attempted {
+    let Some(payload) = payload(parts, ticket).await else {
+        return Attempted::unsent("payload missing");
+    };
+    let config = &subscription.config;
+    let request = Request {
+        target: &config.target,
+        headers: &config.headers,
+        secret_key: config.secret_key.as_ref(),
+        signing: &subscription.signing,
+        delivery_id: ticket.id,
+        sequence: ticket.sequence,
+        attempt: number,
+        replay_of: ticket.replay_of,
+        content_type: &payload.content_type,
+        payload: payload.bytes.clone(),
+        timeout: config.timeout(&parts.settings.defaults),
+        at: parts.clock.now(),
+    };
+    let sending = parts.sender.attempt(&request);
+    tokio::pin!(sending);
+    if let Ok(reply) = timeout(MARKED_AFTER, &mut sending).await {
+        return reply.into();
+    }
+    // Only a mark for those who look: nothing depends on it.
+    parts.outcomes.push(Item::Started(Started { delivery_id: ticket.id, number }));
+    sending.await.into()
+}
+
+/// The payload; waits for the store where that is away, as an attempt not made costs no retry.
+async fn payload(parts: &Parts, ticket: Ticket) -> Option<Arc<Payload>> {
+    let mut pause = Duration::from_millis(50);
+    loop {
+        match parts.caches.payload(ticket.event_id).await {
+            Ok(payload) => return payload,
+            Err(error) => {
+                tracing::warn!(%error, delivery_id = %ticket.id, "a payload could not be read yet");
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! What the API may ask of dispatch: every change is committed first and told to its lane after.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use posthorn_domain::delivery::{Delivery, OrderingKey, WaitingFor, WaitingReason};
+use posthorn_domain::id::{DeliveryId, EventId, SubscriptionId};
+use posthorn_domain::lane::{Held, Hold, Queued, Ticket};
+use posthorn_domain::limits::SIGNING_SECRET_OVERLAP;
+use posthorn_domain::signature::{SIGNING_SECRET_BYTES, SigningSecret};
+use posthorn_domain::subscription::{
+    Ordering, SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus,
+};
+use posthorn_domain::tenant::Tenant;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::Parts;
+use super::dispatcher::DispatcherMsg;
+use super::subscription::Changed;
+use crate::store::intake::{Answer, Intake};
+use crate::store::{Change, CircuitState, CircuitView, Error, Replayed, Store, SubscriptionView, Update};
+
+/// How long an actor may take to say why it holds a delivery.
+const EXPLAIN_PATIENCE: Duration = Duration::from_millis(500);
+
+/// The face of dispatch for the API. Cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    pub(super) parts: Arc<Parts>,
+}
+
+/// An event as it came in.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Whose endpoint it goes to.
+    pub subscription_id: SubscriptionId,
+    /// What the sender says the bytes are.
+    pub content_type: String,
+    /// The bytes.
+    pub payload: Bytes,
+    /// With the same key nothing is stored twice.
+    pub idempotency_key: Option<String>,
+    /// Deliveries with the same key keep their order.
+    pub ordering_key: Option<OrderingKey>,
+}
+
+/// A stored event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its delivery.
+    pub delivery_id: DeliveryId,
+    /// It was stored before, with the same idempotency key.
+    pub replayed: bool,
+}
+
+/// Why an event was not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum IngestError {
+    /// There is no such subscription, or no such delivery to replay.
+    #[error("not found")]
+    NotFound,
+    /// The subscription is disabled.
+    #[error("the subscription is disabled")]
+    Disabled,
+    /// The idempotency key came with other bytes before.
+    #[error("the idempotency key was used with other bytes")]
+    KeyReused,
+    /// Nothing was stored.
+    #[error("the event cannot be stored now")]
+    Busy {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// It may have been stored.
+    #[error("whether the event was stored is not known")]
+    OutcomeUnknown {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// What came of a change of a subscription's standing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Transition {
+    /// This is the subscription now.
+    Done(Box<SubscriptionView>),
+    /// It is disabled, and only enabling it changes that.
+    Disabled,
+    /// There is no such subscription.
+    NotFound,
+}
+
+impl Control {
+    pub(super) fn new(parts: Arc<Parts>) -> Self {
+        Self { parts }
+    }
+
+    /// The store, for reading.
+    pub fn store(&self) -> &Store {
+        &self.parts.store
+    }
+
+    /// Stores a new subscription.
+    pub async fn create(
+        &self,
+        tenant: Tenant,
+        config: SubscriptionConfig,
+    ) -> Result<SubscriptionView, Error> {
+        let now = self.parts.clock.now();
+        let subscription = Subscription {
+            id: SubscriptionId(Uuid::now_v7()),
+            tenant,
+            config,
+            signing: SigningSecrets { current: fresh_signing_secret(), previous: None },
+            status: SubscriptionStatus::Active,
+            status_reason: None,
+            version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        self.parts.store.insert_subscription(&subscription).await?;
+        let circuit = CircuitView { state: CircuitState::Closed, consecutive_failures: 0, retry_at: None };
+        Ok(SubscriptionView { subscription, circuit })
+    }
+
+    /// Changes what a person may set; none where the subscription is not there.
+    pub async fn update(
+        &self,
+        id: SubscriptionId,
+        change: impl FnOnce(&mut SubscriptionConfig) + Send + 'static,
+    ) -> Result<Option<SubscriptionView>, Error> {
+        let update = self.change(id, |subscription| change(&mut subscription.config)).await?;
+        Ok(update.map(|update| update.after))
+    }
+
+    /// Deletes a subscription; false where it is not there.
+    pub async fn delete(&self, id: SubscriptionId) -> Result<bool, Error> {
+        let deleted = self.parts.store.delete_subscription(id, self.parts.clock.now()).await?;
+        self.parts.caches.forget_subscription(id).await;
+        if deleted {
+            self.parts.dispatcher.tell(DispatcherMsg::Deleted(id));
+        }
+        Ok(deleted)
+    }
+
+    /// Holds deliveries from now on; events are accepted.
+    pub async fn pause(&self, id: SubscriptionId) -> Result<Transition, Error> {
+        self.transition(id, SubscriptionStatus::Paused, SubscriptionStatus::Active).await
+    }
+
+    /// Ends a pause.
+    pub async fn resume(&self, id: SubscriptionId) -> Result<Transition, Error> {
+        self.transition(id, SubscriptionStatus::Active, SubscriptionStatus::Paused).await
+    }
+
+    /// Ends a disablement; one that is not disabled stays as it is.
+    pub async fn enable(&self, id: SubscriptionId) -> Result<Transition, Error> {
+        self.transition(id, SubscriptionStatus::Active, SubscriptionStatus::Disabled).await
+    }
+
+    async fn transition(
+        &self,
+        id: SubscriptionId,
+        to: SubscriptionStatus,
+        from: SubscriptionStatus,
+    ) -> Result<Transition, Error> {
+        let update = self
+            .change(id, move |subscription| {
+                // A person's wish stands over a reason of the machine's.
+                if subscription.status == from {
+                    subscription.status = to;
+                    subscription.status_reason = None;
+                }
+            })
+            .await?;
+        let Some(Update { after, .. }) = update else { return Ok(Transition::NotFound) };
+        let still_disabled = after.subscription.status == SubscriptionStatus::Disabled;
+        Ok(if still_disabled { Transition::Disabled } else { Transition::Done(Box::new(after)) })
+    }
+
+    /// Replaces the signing secret; the old one also signs for a while.
+    pub async fn rotate_signing_secret(&self, id: SubscriptionId) -> Result<Option<SubscriptionView>, Error> {
+        let until = self.parts.clock.now().plus(SIGNING_SECRET_OVERLAP);
+        let update = self
+            .change(id, move |subscription| {
+                let old = std::mem::replace(&mut subscription.signing.current, fresh_signing_secret());
+                subscription.signing.previous = Some((old, until));
+            })
+            .await?;
+        Ok(update.map(|update| update.after))
+    }
+
+    async fn change(
+        &self,
+        id: SubscriptionId,
+        change: impl FnOnce(&mut Subscription) + Send + 'static,
+    ) -> Result<Option<Update>, Error> {
+        let now = self.parts.clock.now();
+        let update = self.parts.store.update_subscription(id, now, change).await?;
+        if let Some(Update { before, after }) = &update {
+            let subscription = &after.subscription;
+            let kept = self.parts.caches.keep_subscription(subscription.clone()).await;
+            let fresh = subscription.starts_fresh(before);
+            self.tell_changed(id, kept, fresh, subscription.forgives_retries(before));
+        }
+        Ok(update)
+    }
+
+    fn tell_changed(
+        &self,
+        id: SubscriptionId,
+        after: Arc<Subscription>,
+        fresh_start: bool,
+        retries_forgiven: bool,
+    ) {
+        let change = Changed { after, fresh_start, retries_forgiven };
+        self.parts.dispatcher.tell(DispatcherMsg::Changed(id, Box::new(change)));
+    }
+
+    /// A subscription, mostly from the cache; none where it is not there.
+    pub async fn subscription(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>, Error> {
+        self.parts.caches.subscription(id).await
+    }
+
+    /// Stores an event and its delivery, and returns once both are on disk.
+    ///
+    /// May be dropped: the event is then stored or not.
+    pub async fn ingest(&self, event: NewEvent) -> Result<Accepted, IngestError> {
+        let intake = Intake {
+            delivery_id: DeliveryId(Uuid::now_v7()),
+            event_id: EventId(Uuid::now_v7()),
+            subscription_id: event.subscription_id,
+            content_type: event.content_type,
+            payload: event.payload,
+            ordering_key: event.ordering_key,
+            idempotency_key: event.idempotency_key,
+        };
+        let delivery_id = intake.delivery_id;
+        match self.parts.ingest.submit(intake).await? {
+            Answer::Stored(_) => Ok(Accepted { delivery_id, replayed: false }),
+            Answer::Replayed(delivery_id) => Ok(Accepted { delivery_id, replayed: true }),
+            Answer::KeyReused => Err(IngestError::KeyReused),
+            Answer::NoSubscription => Err(IngestError::NotFound),
+        }
+    }
+
+    /// Sends a `posthorn.test` event the normal way.
+    pub async fn send_test(&self, id: SubscriptionId) -> Result<Accepted, IngestError> {
+        let busy = |_| IngestError::Busy { retry_after: super::ingest_writer::RETRY_AFTER };
+        let subscription = self.subscription(id).await.map_err(busy)?.ok_or(IngestError::NotFound)?;
+        if subscription.status == SubscriptionStatus::Disabled {
+            return Err(IngestError::Disabled);
+        }
+        let payload = serde_json::json!({
+            "type": "posthorn.test",
+            "timestamp": self.parts.clock.now().to_string(),
+            "data": { "subscription_id": id.to_string() },
+        });
+        self.ingest(NewEvent {
+            subscription_id: id,
+            content_type: "application/json".to_owned(),
+            payload: payload.to_string().into(),
+            idempotency_key: None,
+            ordering_key: None,
+        })
+        .await
+    }
+
+    /// Makes a delivery that waits for its retry due now.
+    pub async fn retry(&self, id: DeliveryId) -> Result<Change, Error> {
+        let change = self.parts.store.retry_delivery(id, self.parts.clock.now()).await?;
+        if let Change::Done(delivery) = &change {
+            let message = DispatcherMsg::RetryNow(delivery.subscription_id, delivery.sequence);
+            self.parts.dispatcher.tell(message);
+        }
+        Ok(change)
+    }
+
+    /// Ends an unfinished delivery `failed`; a lane that was paused by it goes on.
+    pub async fn skip(&self, id: DeliveryId) -> Result<Change, Error> {
+        let change = self.parts.store.skip_delivery(id, self.parts.clock.now()).await?;
+        if let Change::Done(delivery) = &change {
+            let message = DispatcherMsg::Skipped(delivery.subscription_id, delivery.sequence);
+            self.parts.dispatcher.tell(message);
+            self.resume_after_skip(delivery).await?;
+        }
+        Ok(change)
+    }
+
+    async fn resume_after_skip(&self, skipped: &Delivery) -> Result<(), Error> {
+        use posthorn_domain::subscription::StatusReason::RetriesExhausted;
+        let Some(subscription) = self.subscription(skipped.subscription_id).await? else { return Ok(()) };
+        let by_retries = subscription.status == SubscriptionStatus::Paused
+            && subscription.status_reason == Some(RetriesExhausted);
+        if by_retries && skipped.attempt_count > 0 {
+            self.resume(skipped.subscription_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Puts a delivery's event at the end of the line once more.
+    pub async fn replay(&self, id: DeliveryId) -> Result<Accepted, IngestError> {
+        let parts = &self.parts;
+        let new = DeliveryId(Uuid::now_v7());
+        let retry_after = super::ingest_writer::RETRY_AFTER;
+        let replayed = match parts.store.replay_delivery(id, new, parts.clock.now()).await {
+            Ok(replayed) => replayed,
+            Err(Error::OutcomeUnknown(_)) => return Err(IngestError::OutcomeUnknown { retry_after }),
+            Err(_) => return Err(IngestError::Busy { retry_after }),
+        };
+        let Replayed::Stored(delivery) = replayed else { return Err(IngestError::NotFound) };
+        let ticket = Ticket {
+            id: delivery.id,
+            event_id: delivery.event_id,
+            replay_of: delivery.replay_of,
+            sequence: delivery.sequence,
+        };
+        let queued =
+            Queued { ticket, key: delivery.ordering_key, attempt_count: 0, retry_base: 0, due: None };
+        parts.dispatcher.tell(DispatcherMsg::Accepted(vec![(delivery.subscription_id, queued)]));
+        Ok(Accepted { delivery_id: delivery.id, replayed: false })
+    }
+
+    /// Why each of `deliveries`, all of one subscription, is not being sent right now; none for
+    /// those that are finished.
+    pub async fn waiting_for(
+        &self,
+        id: SubscriptionId,
+        deliveries: &[Delivery],
+    ) -> Result<Vec<Option<WaitingFor>>, Error> {
+        if deliveries.iter().all(|delivery| delivery.status.is_finished()) {
+            return Ok(vec![None; deliveries.len()]);
+        }
+        let Some(view) = self.parts.store.subscription_view(id).await? else {
+            return Ok(vec![None; deliveries.len()]);
+        };
+        let held = self.held(id, deliveries).await;
+        let mut reasons = Vec::with_capacity(deliveries.len());
+        for (delivery, held) in deliveries.iter().zip(held) {
+            reasons.push(if delivery.status.is_finished() {
+                None
+            } else {
+                Some(self.why(&view, delivery, held).await?)
+            });
+        }
+        Ok(reasons)
+    }
+
+    /// What the lane itself knows of each delivery.
+    async fn held(&self, id: SubscriptionId, deliveries: &[Delivery]) -> Vec<Option<Held>> {
+        let (reply, answer) = oneshot::channel();
+        let sequences = deliveries.iter().map(|delivery| delivery.sequence).collect();
+        self.parts.dispatcher.tell(DispatcherMsg::Explain(id, sequences, reply));
+        match tokio::time::timeout(EXPLAIN_PATIENCE, answer).await {
+            Ok(Ok(held)) => held,
+            _ => vec![None; deliveries.len()],
+        }
+    }
+
+    async fn why(
+        &self,
+        view: &SubscriptionView,
+        delivery: &Delivery,
+        held: Option<Held>,
+    ) -> Result<WaitingFor, Error> {
+        let now = self.parts.clock.now();
+        if held == Some(Held::InFlight) {
+            return Ok(WaitingFor::reason(WaitingReason::InFlight));
+        }
+        match view.subscription.status {
+            SubscriptionStatus::Paused => return Ok(WaitingFor::reason(WaitingReason::Paused)),
+            SubscriptionStatus::Disabled => return Ok(WaitingFor::reason(WaitingReason::Disabled)),
+            SubscriptionStatus::Active => {}
+        }
+        if let Some(sequence) = self.earlier(&view.subscription, delivery).await? {
+            let reason = WaitingReason::EarlierDelivery;
+            return Ok(WaitingFor { reason, until: None, sequence: Some(sequence) });
+        }
+        if let Some(due) = delivery.next_attempt_at.filter(|due| *due > now) {
+            return Ok(WaitingFor::until(WaitingReason::Retry, due));
+        }
+        if view.circuit.state != CircuitState::Closed {
+            let reason = WaitingReason::CircuitOpen;
+            return Ok(WaitingFor { reason, until: view.circuit.retry_at, sequence: None });
+        }
+        let until = |at| self.parts.clock.timestamp(at);
+        Ok(match held {
+            Some(Held::Gate(Hold::Rate(at))) => WaitingFor::until(WaitingReason::RateLimit, until(at)),
+            Some(Held::Gate(Hold::TenantRate(at))) => {
+                WaitingFor::until(WaitingReason::TenantRateLimit, until(at))
+            }
+            Some(Held::Gate(Hold::Capacity) | Held::InFlight) | None => {
+                WaitingFor::reason(WaitingReason::Capacity)
+            }
+        })
+    }
+
+    /// The earlier delivery that `delivery` has to wait for.
+    async fn earlier(
+        &self,
+        subscription: &Subscription,
+        delivery: &Delivery,
+    ) -> Result<Option<posthorn_domain::id::Sequence>, Error> {
+        match (subscription.config.ordering, &delivery.ordering_key) {
+            (Ordering::Strict, _) => self.parts.store.earlier_unfinished(delivery, None).await,
+            (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,
+            (Ordering::Key, None) | (Ordering::None, _) => Ok(None),
+        }
+    }
+}
+
+fn fresh_signing_secret() -> SigningSecret {
+    SigningSecret::from_random(rand::random::<[u8; SIGNING_SECRET_BYTES]>())
+}

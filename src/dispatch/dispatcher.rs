@@ -1,0 +1,366 @@
+//! Knows which subscriptions are busy and passes on what concerns them.
+//!
+//! A subscription has an actor while it has work that can be done soon. One that waits for long is
+//! put to sleep: all that is kept of it is when to wake it. What happens to one that has neither
+//! actor nor sleep needs an actor only where something is to be sent; the actor reads the rest.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use posthorn_domain::id::{Sequence, SubscriptionId};
+use posthorn_domain::lane::{Held, Queued};
+use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::sync::oneshot;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
+
+use super::Parts;
+use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
+
+/// Lanes found by one step of the search at the start.
+const SEARCH_STEP: usize = 256;
+/// How often sleepers are looked at, while there are any.
+const SLEEP_STEP: Duration = Duration::from_millis(100);
+/// Before a subscription whose actor died gets a new one; doubles with each time.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
+const RESTART_PAUSE_MAX: Duration = Duration::from_mins(1);
+/// An actor that lived so long did well: the next restart is quick again.
+const RESTART_FORGIVEN: Duration = Duration::from_mins(5);
+
+/// What the dispatcher is told.
+pub(super) enum DispatcherMsg {
+    /// Deliveries were accepted and committed.
+    Accepted(Vec<(SubscriptionId, Queued)>),
+    /// A subscription was changed.
+    Changed(SubscriptionId, Box<Changed>),
+    /// Somebody ended a delivery.
+    Skipped(SubscriptionId, Sequence),
+    /// Somebody wants a delivery tried now.
+    RetryNow(SubscriptionId, Sequence),
+    /// Somebody asks why deliveries are not being sent.
+    Explain(SubscriptionId, Vec<Sequence>, oneshot::Sender<Vec<Option<Held>>>),
+    /// A subscription was deleted.
+    Deleted(SubscriptionId),
+    /// An actor that was started knows its subscription.
+    Opened(SubscriptionId),
+    /// An actor has nothing to do before `until`, nor when something is accepted if it is `deaf`.
+    Idle { id: SubscriptionId, actor: ActorId, seen: u64, until: Option<Instant>, deaf: bool },
+    /// Subscriptions with work, as the search at the start found them.
+    Found(Vec<SubscriptionId>),
+    /// Look at the sleepers.
+    Wake,
+    #[cfg(test)]
+    Panic(SubscriptionId),
+}
+
+/// Where the dispatcher is; it outlives one that dies.
+#[derive(Default)]
+pub(super) struct DispatcherLink(RwLock<Option<ActorRef<DispatcherMsg>>>);
+
+impl DispatcherLink {
+    fn set(&self, dispatcher: ActorRef<DispatcherMsg>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(dispatcher);
+    }
+
+    /// Tells the dispatcher. What one that died does not hear of, the next one finds in the store.
+    pub(super) fn tell(&self, message: DispatcherMsg) {
+        let link = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(dispatcher) = &*link {
+            let _ = dispatcher.cast(message);
+        }
+    }
+}
+
+pub(super) struct Dispatcher;
+
+pub(super) struct State {
+    parts: Arc<Parts>,
+    lanes: HashMap<SubscriptionId, Busy>,
+    by_actor: HashMap<ActorId, SubscriptionId>,
+    sleepers: HashMap<SubscriptionId, Sleep>,
+    alarms: BTreeSet<(Instant, SubscriptionId)>,
+    failures: HashMap<SubscriptionId, Failures>,
+    /// Actors that are still reading their subscription.
+    opening: usize,
+    /// The search at the start, and where it has got to; none once it is done.
+    search: Option<Search>,
+    waking: bool,
+}
+
+struct Busy {
+    actor: ActorRef<LaneMsg>,
+    /// Messages sent to it, to compare with those it has seen.
+    sent: u64,
+    opened: bool,
+    since: Instant,
+}
+
+struct Sleep {
+    until: Option<Instant>,
+    /// What is accepted does not wake it.
+    deaf: bool,
+    /// Its actor died: nothing wakes it before its time, and then it reads what it missed.
+    resting: bool,
+}
+
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+struct Search {
+    after: Option<SubscriptionId>,
+    step: Option<AbortOnDropHandle<()>>,
+}
+
+impl Actor for Dispatcher {
+    type Msg = DispatcherMsg;
+    type State = State;
+    type Arguments = Arc<Parts>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<DispatcherMsg>,
+        parts: Arc<Parts>,
+    ) -> Result<State, ActorProcessingErr> {
+        // From now on nothing accepted is missed: the search finds what was before.
+        parts.dispatcher.set(myself.clone());
+        let mut state = State {
+            parts,
+            lanes: HashMap::new(),
+            by_actor: HashMap::new(),
+            sleepers: HashMap::new(),
+            alarms: BTreeSet::new(),
+            failures: HashMap::new(),
+            opening: 0,
+            search: Some(Search { after: None, step: None }),
+            waking: false,
+        };
+        state.search_on(&myself);
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<DispatcherMsg>,
+        message: DispatcherMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            DispatcherMsg::Accepted(deliveries) => {
+                for (id, queued) in deliveries {
+                    if !state.sleepers.get(&id).is_some_and(|sleep| sleep.deaf) {
+                        state.send(&myself, id, LaneMsg::Accepted(queued)).await;
+                    }
+                }
+            }
+            DispatcherMsg::Changed(id, change) => {
+                if state.concerns(id) {
+                    state.send(&myself, id, LaneMsg::Changed(change)).await;
+                }
+            }
+            DispatcherMsg::Skipped(id, sequence) => state.send(&myself, id, LaneMsg::Skipped(sequence)).await,
+            DispatcherMsg::RetryNow(id, sequence) => {
+                state.send(&myself, id, LaneMsg::RetryNow(sequence)).await;
+            }
+            // Without an actor nothing is in flight or held, and the reply that is dropped says so.
+            DispatcherMsg::Explain(id, sequences, reply) => {
+                if state.lanes.contains_key(&id) {
+                    state.send(&myself, id, LaneMsg::Explain(sequences, reply)).await;
+                }
+            }
+            DispatcherMsg::Deleted(id) => {
+                state.forget_sleep(id);
+                if state.lanes.contains_key(&id) {
+                    state.send(&myself, id, LaneMsg::Deleted).await;
+                }
+            }
+            DispatcherMsg::Opened(id) => {
+                if let Some(busy) = state.lanes.get_mut(&id) {
+                    busy.opened = true;
+                    state.opening = state.opening.saturating_sub(1);
+                }
+                state.search_on(&myself);
+            }
+            DispatcherMsg::Idle { id, actor, seen, until, deaf } => {
+                state.idle(&myself, id, actor, seen, Sleep { until, deaf, resting: false });
+            }
+            DispatcherMsg::Found(found) => state.found(&myself, found).await,
+            DispatcherMsg::Wake => state.wake(&myself).await,
+            #[cfg(test)]
+            DispatcherMsg::Panic(id) => state.send(&myself, id, LaneMsg::Panic).await,
+        }
+        Ok(())
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<DispatcherMsg>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match event {
+            SupervisionEvent::ActorFailed(actor, reason) => state.failed(&myself, &actor, &reason),
+            SupervisionEvent::ActorTerminated(actor, ..) => state.gone(actor.get_id()),
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => {}
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    /// Whether a subscription has, or had lately, something to do.
+    fn concerns(&self, id: SubscriptionId) -> bool {
+        self.lanes.contains_key(&id) || self.sleepers.contains_key(&id)
+    }
+
+    /// Passes a message on, to a new actor where there is none.
+    async fn send(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, message: LaneMsg) {
+        if self.sleepers.get(&id).is_some_and(|sleep| sleep.resting) {
+            return;
+        }
+        if !self.lanes.contains_key(&id) {
+            self.start(myself, id).await;
+        }
+        if let Some(busy) = self.lanes.get_mut(&id)
+            && busy.actor.cast(message).is_ok()
+        {
+            busy.sent += 1;
+        }
+    }
+
+    async fn start(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId) {
+        self.forget_sleep(id);
+        let arguments = Arguments { id, parts: Arc::clone(&self.parts) };
+        // Its start does not wait: it reads in a task of its own.
+        match Actor::spawn_linked(None, SubscriptionActor, arguments, myself.get_cell()).await {
+            Ok((actor, _)) => {
+                self.by_actor.insert(actor.get_id(), id);
+                self.lanes.insert(id, Busy { actor, sent: 0, opened: false, since: Instant::now() });
+                self.opening += 1;
+            }
+            Err(error) => {
+                error!(%error, subscription_id = %id, "an actor could not be started");
+                self.rest(myself, id, Instant::now() + RESTART_PAUSE);
+            }
+        }
+    }
+
+    fn idle(
+        &mut self,
+        myself: &ActorRef<DispatcherMsg>,
+        id: SubscriptionId,
+        actor: ActorId,
+        seen: u64,
+        sleep: Sleep,
+    ) {
+        let Some(busy) = self.lanes.get(&id) else { return };
+        // With a message under way it is not idle; it will say so again.
+        if busy.actor.get_id() != actor || busy.sent != seen {
+            return;
+        }
+        busy.actor.stop(None);
+        if busy.since.elapsed() > RESTART_FORGIVEN {
+            self.failures.remove(&id);
+        }
+        self.gone(actor);
+        if sleep.until.is_some() || sleep.deaf {
+            self.sleep(myself, id, sleep);
+        }
+    }
+
+    /// Forgets an actor.
+    fn gone(&mut self, actor: ActorId) {
+        let Some(id) = self.by_actor.remove(&actor) else { return };
+        if self.lanes.remove(&id).is_some_and(|busy| !busy.opened) {
+            self.opening = self.opening.saturating_sub(1);
+        }
+    }
+
+    fn failed(&mut self, myself: &ActorRef<DispatcherMsg>, actor: &ActorCell, reason: &ActorProcessingErr) {
+        let Some(id) = self.by_actor.get(&actor.get_id()).copied() else { return };
+        self.gone(actor.get_id());
+        let now = Instant::now();
+        let failures = self.failures.entry(id).or_insert(Failures { count: 0, last: now });
+        if now.saturating_duration_since(failures.last) > RESTART_FORGIVEN {
+            failures.count = 0;
+        }
+        failures.count = failures.count.saturating_add(1);
+        failures.last = now;
+        let doublings = failures.count.saturating_sub(1).min(16);
+        let pause = RESTART_PAUSE.saturating_mul(1 << doublings).min(RESTART_PAUSE_MAX);
+        error!(subscription_id = %id, %reason, pause_ms = pause.as_millis(), "a subscription's actor died");
+        self.rest(myself, id, now + pause);
+    }
+
+    fn rest(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, until: Instant) {
+        self.sleep(myself, id, Sleep { until: Some(until), deaf: true, resting: true });
+    }
+
+    fn sleep(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, sleep: Sleep) {
+        if let Some(until) = sleep.until {
+            self.alarms.insert((until, id));
+            if !self.waking {
+                self.waking = true;
+                drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
+            }
+        }
+        self.sleepers.insert(id, sleep);
+    }
+
+    fn forget_sleep(&mut self, id: SubscriptionId) {
+        if let Some(Sleep { until: Some(until), .. }) = self.sleepers.remove(&id) {
+            self.alarms.remove(&(until, id));
+        }
+    }
+
+    async fn wake(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        let now = Instant::now();
+        while let Some((until, id)) = self.alarms.first().copied()
+            && until <= now
+        {
+            self.start(myself, id).await;
+        }
+        self.waking = !self.alarms.is_empty();
+        if self.waking {
+            drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
+        }
+    }
+
+    /// Looks for the next lanes with work, once those found before have been read.
+    fn search_on(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        let Some(search) = &mut self.search else { return };
+        if search.step.is_some() || self.opening >= SEARCH_STEP {
+            return;
+        }
+        let (parts, after, myself) = (Arc::clone(&self.parts), search.after, myself.clone());
+        search.step = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                match parts.store.lanes_with_work(after, SEARCH_STEP).await {
+                    Ok(found) => {
+                        let _ = myself.cast(DispatcherMsg::Found(found));
+                        return;
+                    }
+                    Err(error) => warn!(%error, "lanes with work could not be read yet"),
+                }
+                tokio::time::sleep(RESTART_PAUSE).await;
+            }
+        })));
+    }
+
+    async fn found(&mut self, myself: &ActorRef<DispatcherMsg>, found: Vec<SubscriptionId>) {
+        let Some(last) = found.last().copied() else {
+            self.search = None;
+            info!(busy = self.lanes.len(), asleep = self.sleepers.len(), "all that was unfinished goes on");
+            return;
+        };
+        for id in found {
+            if !self.concerns(id) {
+                self.start(myself, id).await;
+            }
+        }
+        self.search = Some(Search { after: Some(last), step: None });
+        self.search_on(myself);
+    }
+}

@@ -1,0 +1,217 @@
+//! Accepts events, a batch a commit.
+//!
+//! Natural batching: whatever waits goes into one transaction, all waiters are answered after its
+//! commit, and at once the next begins. A lone event is not delayed, and a thousand share one sync.
+//!
+//! The queue before the writer is bounded, in events and in bytes; when it is full the answer is
+//! "busy" at once. Where a commit's answer is lost, the writer looks the batch up by the ids it
+//! chose: what is there is accepted, and what isn't is written again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::lane::{Queued, Ticket};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, sleep};
+use tracing::warn;
+
+use super::Parts;
+use super::control::IngestError;
+use super::dispatcher::DispatcherMsg;
+use crate::store::intake::{Answer, Intake, IntakeWriter};
+use crate::store::{Error, Payload};
+
+/// Events that wait for the writer: some ten batches.
+const QUEUE_EVENTS: usize = 4096;
+/// Their bytes, so that large payloads do not make the queue large.
+const QUEUE_BYTES: usize = 64 * 1024 * 1024;
+/// Events of one transaction.
+const BATCH_EVENTS: usize = 512;
+/// Bytes after which a batch takes no more.
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+/// How long the store is tried before its waiters hear that it is not available.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// When a client may try again.
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+/// An event on its way in, with whoever waits for the answer.
+struct Item {
+    intake: Intake,
+    reply: oneshot::Sender<Result<Answer, IngestError>>,
+    /// Its share of the queue's bytes; given back with the answer.
+    bytes: OwnedSemaphorePermit,
+}
+
+/// The bounded queue before the writer; it outlives a writer that dies.
+pub(super) struct IngestQueue {
+    items: mpsc::Sender<Item>,
+    waiting: Arc<Mutex<mpsc::Receiver<Item>>>,
+    bytes: Arc<Semaphore>,
+}
+
+impl IngestQueue {
+    pub(super) fn new() -> Self {
+        let (items, waiting) = mpsc::channel(QUEUE_EVENTS);
+        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
+        Self { items, waiting: Arc::new(Mutex::new(waiting)), bytes }
+    }
+
+    /// Hands an event in and waits until it is stored or refused.
+    ///
+    /// May be dropped: the event is then stored or not, and nobody hears of it.
+    pub(super) async fn submit(&self, intake: Intake) -> Result<Answer, IngestError> {
+        let busy = || IngestError::Busy { retry_after: RETRY_AFTER };
+        let size = u32::try_from(intake.payload.len()).map_err(|_| busy())?;
+        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| busy())?;
+        let (reply, answer) = oneshot::channel();
+        self.items.try_send(Item { intake, reply, bytes }).map_err(|_| busy())?;
+        // Without an answer the writer died with the batch: it may have been stored.
+        answer.await.unwrap_or(Err(IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }))
+    }
+}
+
+/// The writer's loop.
+pub(super) async fn run(parts: Arc<Parts>) {
+    let mut waiting = Arc::clone(&parts.ingest.waiting).lock_owned().await;
+    let mut writer = IntakeWriter::new(&parts.store);
+    let mut queue: Vec<Item> = Vec::new();
+    loop {
+        if queue.is_empty() && waiting.recv_many(&mut queue, BATCH_EVENTS).await == 0 {
+            return;
+        }
+        while queue.len() < BATCH_EVENTS {
+            let Ok(item) = waiting.try_recv() else { break };
+            queue.push(item);
+        }
+        let batch = take_batch(&mut queue);
+        commit(&parts, &mut writer, batch).await;
+    }
+}
+
+/// What of `queue` goes into one transaction, in its order: as many bytes as fit, and of each
+/// idempotency key the first only, since the others are answered by what that one stores.
+fn take_batch(queue: &mut Vec<Item>) -> Vec<Item> {
+    let mut keys: BTreeSet<(SubscriptionId, String)> = BTreeSet::new();
+    let mut blocked: BTreeSet<SubscriptionId> = BTreeSet::new();
+    let mut bytes = 0;
+    let (mut batch, mut rest) = (Vec::with_capacity(queue.len()), Vec::new());
+    for item in queue.drain(..) {
+        let id = item.intake.subscription_id;
+        let repeated =
+            item.intake.idempotency_key.as_ref().is_some_and(|key| !keys.insert((id, key.clone())));
+        // What comes after one that waits, waits as well: numbers follow the order of arrival.
+        if repeated || bytes >= BATCH_BYTES || blocked.contains(&id) {
+            blocked.insert(id);
+            rest.push(item);
+        } else {
+            bytes += item.intake.payload.len();
+            batch.push(item);
+        }
+    }
+    *queue = rest;
+    batch
+}
+
+/// Stores a batch and answers everyone who waits for it.
+async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
+    let (intakes, replies): (Vec<Intake>, Vec<_>) =
+        batch.into_iter().map(|item| (item.intake, (item.reply, item.bytes))).unzip();
+    let answers = store(parts, writer, &intakes).await;
+    let mut stored = Vec::with_capacity(intakes.len());
+    for ((intake, answer), (reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
+        if let Ok(Answer::Stored(sequence)) = answer {
+            let payload = Payload { content_type: intake.content_type, bytes: intake.payload };
+            parts.caches.keep_payload(intake.event_id, Arc::new(payload)).await;
+            let ticket =
+                Ticket { id: intake.delivery_id, event_id: intake.event_id, replay_of: None, sequence };
+            stored.push((
+                intake.subscription_id,
+                Queued { ticket, key: intake.ordering_key, attempt_count: 0, retry_base: 0, due: None },
+            ));
+        }
+        // A client that left waits for nothing.
+        let _ = reply.send(answer);
+        drop(bytes);
+    }
+    if !stored.is_empty() {
+        parts.dispatcher.tell(DispatcherMsg::Accepted(stored));
+    }
+}
+
+/// Stores `intakes`, trying again for a while where that makes sense.
+async fn store(
+    parts: &Parts,
+    writer: &mut IntakeWriter,
+    intakes: &[Intake],
+) -> Vec<Result<Answer, IngestError>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = FIRST_PAUSE;
+    let mut unknown = false;
+    loop {
+        if unknown && let Some(answers) = look_up(writer, intakes).await {
+            return answers;
+        }
+        match writer.accept(intakes, parts.clock.now()).await {
+            Ok(answers) => return answers.into_iter().map(Ok).collect(),
+            Err(Error::Refused(reason)) => return one_by_one(parts, writer, intakes, &reason).await,
+            Err(Error::OutcomeUnknown(reason)) => {
+                warn!(reason, events = intakes.len(), "the answer to a commit was lost");
+                unknown = true;
+            }
+            // Of `Conflict`, the next try sees the key that another stored.
+            Err(error) => warn!(%error, events = intakes.len(), "events could not be stored"),
+        }
+        if Instant::now() + pause > deadline {
+            return intakes.iter().map(|_| Err(given_up(unknown))).collect();
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn given_up(unknown: bool) -> IngestError {
+    if unknown {
+        IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }
+    } else {
+        IngestError::Busy { retry_after: RETRY_AFTER }
+    }
+}
+
+/// What is stored of a batch whose answer was lost. It was one transaction, so where one of them is
+/// stored, every one is that had no other answer; none: not stored, or not known.
+async fn look_up(writer: &mut IntakeWriter, intakes: &[Intake]) -> Option<Vec<Result<Answer, IngestError>>> {
+    let ids: Vec<DeliveryId> = intakes.iter().map(|intake| intake.delivery_id).collect();
+    let found: BTreeMap<_, _> = writer.stored(&ids).await.ok()?;
+    if found.is_empty() {
+        return None;
+    }
+    let answer = |id: &DeliveryId| found.get(id).map(|sequence| Answer::Stored(*sequence));
+    Some(ids.iter().map(|id| answer(id).ok_or_else(|| given_up(true))).collect())
+}
+
+/// Stores a batch event by event, after one of them was refused by the database.
+async fn one_by_one(
+    parts: &Parts,
+    writer: &mut IntakeWriter,
+    intakes: &[Intake],
+    reason: &str,
+) -> Vec<Result<Answer, IngestError>> {
+    warn!(reason, events = intakes.len(), "the database refused a batch; storing its events one by one");
+    let mut answers = Vec::with_capacity(intakes.len());
+    for intake in intakes {
+        let answer = writer.accept(std::slice::from_ref(intake), parts.clock.now()).await;
+        answers.push(match answer {
+            Ok(answers) => answers.first().copied().ok_or_else(|| given_up(true)),
+            Err(Error::OutcomeUnknown(_)) => Err(given_up(true)),
+            Err(error) => {
+                warn!(%error, delivery_id = %intake.delivery_id, "an event could not be stored");
+                Err(given_up(false))
+            }
+        });
+    }
+    answers
+}

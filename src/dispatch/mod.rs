@@ -1,0 +1,96 @@
+//! From an accepted event to a recorded outcome: the tree of actors and what they share.
+//!
+//! ```text
+//! Root ─┬─ OutcomeWriter   records how attempts ended, a batch a commit
+//!       ├─ IngestWriter    accepts events, a batch a commit
+//!       ├─ Dispatcher ─┬─ SubscriptionActor { Lane }   one for each busy subscription
+//!       │              └─ …
+//!       └─ Janitor         removes what is old
+//! ```
+//!
+//! [`Control`] is the face of it all for the API. Handlers of messages never wait for network or
+//! disk: an attempt, a load and a commit are tasks that report back. Mailboxes have no bound, so
+//! what makes messages is bounded before them: requests in flight by [`admission`], events on their
+//! way in by the queue before the ingest writer.
+//!
+//! An actor that panics is rebuilt from the store alone, after a delay that grows with each time.
+
+mod admission;
+mod attempt;
+mod control;
+mod dispatcher;
+mod ingest_writer;
+mod janitor;
+mod outcome_writer;
+mod root;
+mod subscription;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use posthorn_domain::subscription::Defaults;
+use tokio::sync::Semaphore;
+
+use crate::cache::Caches;
+use crate::clock::Clock;
+use crate::sender::Sender;
+use crate::store::Store;
+
+pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
+pub use root::Dispatch;
+
+use admission::Admission;
+use dispatcher::DispatcherLink;
+use ingest_writer::IngestQueue;
+use outcome_writer::OutcomeQueue;
+
+/// How dispatch is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// What the configuration says where a subscription says nothing.
+    pub defaults: Defaults,
+    /// Requests in flight on this node.
+    pub in_flight_max: u32,
+    /// Finished deliveries older than this are removed.
+    pub retention: Duration,
+    /// How often what is old is looked for.
+    pub cleanup_interval: Duration,
+}
+
+/// Pages of lanes that are read at once; the others wait their turn, so that a start with many
+/// lanes leaves connections for the API.
+const LOADS_AT_ONCE: usize = 6;
+
+/// What the actors share.
+struct Parts {
+    settings: Settings,
+    store: Store,
+    caches: Caches,
+    sender: Sender,
+    clock: Clock,
+    admission: Admission,
+    ingest: IngestQueue,
+    outcomes: OutcomeQueue,
+    dispatcher: DispatcherLink,
+    loads: Semaphore,
+}
+
+impl Parts {
+    fn new(settings: Settings, store: Store, caches: Caches, sender: Sender, clock: Clock) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            store,
+            caches,
+            sender,
+            clock,
+            admission: Admission::new(settings.in_flight_max),
+            ingest: IngestQueue::new(),
+            outcomes: OutcomeQueue::new(settings.in_flight_max),
+            dispatcher: DispatcherLink::default(),
+            loads: Semaphore::new(LOADS_AT_ONCE),
+        })
+    }
+}

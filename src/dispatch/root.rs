@@ -1,0 +1,160 @@
+//! The root of the tree: starts the others, and starts anew what dies.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use tokio::task::JoinHandle;
+use tracing::error;
+
+use super::dispatcher::Dispatcher;
+use super::worker::{Body, Worker};
+use super::{Control, Parts, Settings, ingest_writer, janitor, outcome_writer};
+use crate::cache::Caches;
+use crate::clock::Clock;
+use crate::sender::Sender;
+use crate::store::{Error, Store};
+
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// The running tree.
+pub struct Dispatch {
+    parts: Arc<Parts>,
+    root: ActorRef<Restart>,
+    ended: JoinHandle<()>,
+}
+
+impl Dispatch {
+    /// Starts the tree; what is unfinished goes on from the store.
+    pub async fn start(
+        settings: Settings,
+        store: Store,
+        sender: Sender,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let interrupted = store.reset_interrupted(clock.now()).await?;
+        if interrupted > 0 {
+            tracing::warn!(interrupted, "requests were in flight when the last process ended; they go again");
+        }
+        let caches = Caches::new(store.clone());
+        let parts = Parts::new(settings, store, caches, sender, clock);
+        let (root, ended) = Actor::spawn(None, Root, Arc::clone(&parts))
+            .await
+            .map_err(|error| Error::Unusable(format!("the actors could not be started: {error}")))?;
+        Ok(Self { parts, root, ended })
+    }
+
+    /// The face of dispatch for the API.
+    #[must_use]
+    pub fn control(&self) -> Control {
+        Control::new(Arc::clone(&self.parts))
+    }
+
+    /// Starts no request from now on.
+    pub fn start_nothing(&self) {
+        self.parts.admission.close();
+    }
+
+    /// Starts no request any more, waits until those in flight are recorded, and ends the tree.
+    /// Returns false where some did not end within `patience`: they go again at the next start.
+    pub async fn shut_down(self, patience: Duration) -> bool {
+        self.start_nothing();
+        let drained = self.parts.admission.drained(patience).await;
+        self.root.stop(None);
+        // It panicked or it ended; either way it is over.
+        let _ = self.ended.await;
+        drained
+    }
+}
+
+/// The actors right below the root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Child {
+    OutcomeWriter,
+    IngestWriter,
+    Dispatcher,
+    Janitor,
+}
+
+/// It is time to start one of them anew.
+pub(super) struct Restart(Child);
+
+pub(super) struct Root;
+
+pub(super) struct State {
+    parts: Arc<Parts>,
+    children: HashMap<ActorId, Child>,
+    /// How often each died so far.
+    deaths: u32,
+}
+
+impl Actor for Root {
+    type Msg = Restart;
+    type State = State;
+    type Arguments = Arc<Parts>;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<Restart>,
+        parts: Arc<Parts>,
+    ) -> Result<State, ActorProcessingErr> {
+        let mut state = State { parts, children: HashMap::new(), deaths: 0 };
+        for child in [Child::OutcomeWriter, Child::IngestWriter, Child::Dispatcher, Child::Janitor] {
+            state.start(&myself, child).await?;
+        }
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<Restart>,
+        Restart(child): Restart,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.start(&myself, child).await
+    }
+
+    async fn handle_supervisor_evt(
+        &self,
+        myself: ActorRef<Restart>,
+        event: SupervisionEvent,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        let (actor, reason) = match &event {
+            SupervisionEvent::ActorFailed(actor, reason) => (actor, reason.to_string()),
+            SupervisionEvent::ActorTerminated(actor, _, reason) => {
+                (actor, reason.clone().unwrap_or_default())
+            }
+            SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
+        };
+        if let Some(child) = state.children.remove(&actor.get_id()) {
+            let pause = RESTART_PAUSE.saturating_mul(1 << state.deaths.min(8)).min(RESTART_PAUSE_MAX);
+            state.deaths = state.deaths.saturating_add(1);
+            error!(?child, reason, pause_ms = pause.as_millis(), "an actor died and is started anew");
+            drop(myself.send_after(pause, move || Restart(child)));
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    async fn start(&mut self, myself: &ActorRef<Restart>, child: Child) -> Result<(), ActorProcessingErr> {
+        let body: Body = match child {
+            Child::OutcomeWriter => |parts| Box::pin(outcome_writer::run(parts)),
+            Child::IngestWriter => |parts| Box::pin(ingest_writer::run(parts)),
+            Child::Janitor => |parts| Box::pin(janitor::run(parts)),
+            Child::Dispatcher => {
+                let parts = Arc::clone(&self.parts);
+                let (actor, _) = Actor::spawn_linked(None, Dispatcher, parts, myself.get_cell()).await?;
+                self.children.insert(actor.get_id(), child);
+                return Ok(());
+            }
+        };
+        let arguments = (body, Arc::clone(&self.parts));
+        let (actor, _) = Actor::spawn_linked(None, Worker, arguments, myself.get_cell()).await?;
+        self.children.insert(actor.get_id(), child);
+        Ok(())
+    }
+}

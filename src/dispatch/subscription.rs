@@ -1,0 +1,497 @@
+//! The actor of one busy subscription: a shell around its [`Lane`].
+//!
+//! It turns messages into the lane's events and the lane's actions into tasks; it decides nothing.
+//! Whatever it knows comes from the store, so that after a panic a new one starts from there. When
+//! the lane has been idle for a while it offers to leave; the dispatcher stops it unless more was
+//! sent meanwhile.
+
+mod gate;
+mod record;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use posthorn_domain::delivery::AttemptOutcome;
+use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
+use posthorn_domain::lane::{self, Action, Event, Health, Held, Lane, Policy, Queued, Ticket};
+use posthorn_domain::limits::RETRY_DELAY_MAX;
+use posthorn_domain::retry::Jitter;
+use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use rand::RngExt as _;
+use tokio::sync::oneshot;
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
+
+use self::gate::ShellGate;
+use super::admission::Place;
+use super::attempt::Attempted;
+use super::dispatcher::DispatcherMsg;
+use super::outcome_writer::{Ended, Item};
+use super::{Parts, attempt};
+use crate::store::lanes::{Scope, Waiting};
+use crate::store::{CircuitState, LaneHealth};
+
+/// How long an actor stays when it has nothing to do, and how far its next wake-up must lie for
+/// that to be worth a read of the store.
+const LINGER: Duration = Duration::from_secs(2);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a subscription's actor is told.
+pub(super) enum LaneMsg {
+    /// The subscription as stored; none where it is gone.
+    Opened(Option<Box<(Arc<Subscription>, LaneHealth)>>),
+    /// A delivery was accepted.
+    Accepted(Queued),
+    /// The page asked for.
+    Loaded(Vec<Waiting>),
+    /// A request ended.
+    Attempted(Sequence, Box<Attempted>),
+    /// An outcome is committed.
+    Recorded(Sequence),
+    /// Somebody ended a delivery.
+    Skipped(Sequence),
+    /// Somebody wants a delivery tried now.
+    RetryNow(Sequence),
+    /// The subscription was changed.
+    Changed(Box<Changed>),
+    /// The subscription was deleted; what it held has ended.
+    Deleted,
+    /// A place in flight is free.
+    Place(Place),
+    /// It is time to look again.
+    Wake,
+    /// Somebody asks why deliveries are not being sent.
+    Explain(Vec<Sequence>, oneshot::Sender<Vec<Option<Held>>>),
+    #[cfg(test)]
+    Panic,
+}
+
+/// A committed change of a subscription.
+#[derive(Clone, Debug)]
+pub(super) struct Changed {
+    pub(super) after: Arc<Subscription>,
+    /// See [`Subscription::starts_fresh`].
+    pub(super) fresh_start: bool,
+    /// See [`Subscription::forgives_retries`].
+    pub(super) retries_forgiven: bool,
+}
+
+pub(super) struct SubscriptionActor;
+
+/// What an actor begins with.
+pub(super) struct Arguments {
+    pub(super) id: SubscriptionId,
+    pub(super) parts: Arc<Parts>,
+}
+
+pub(super) struct State {
+    id: SubscriptionId,
+    parts: Arc<Parts>,
+    /// Messages from the dispatcher so far; with its own count it knows whether one is under way.
+    seen: u64,
+    shell: Option<Shell>,
+    /// A change that came before the subscription was read, which may have been read before it.
+    early: Option<Changed>,
+    deleted: bool,
+    /// Reading what the lane needs; ends with the actor.
+    reading: Option<AbortOnDropHandle<()>>,
+}
+
+struct Shell {
+    subscription: Arc<Subscription>,
+    lane: Lane,
+    gate: ShellGate,
+    flights: HashMap<Sequence, Flight>,
+    timer: Option<(Instant, AbortOnDropHandle<()>)>,
+    idle_since: Option<Instant>,
+    /// The delivery whose outcome pauses or disables the subscription.
+    closed_by: Option<Sequence>,
+    refreshing: Option<AbortOnDropHandle<()>>,
+}
+
+/// A request under way, or its outcome.
+struct Flight {
+    place: Place,
+    ticket: Ticket,
+    reply: Option<Box<Attempted>>,
+    began: posthorn_domain::time::Timestamp,
+    /// Breaks the request off when the actor dies, so that a new one does not double it.
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Actor for SubscriptionActor {
+    type Msg = LaneMsg;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<LaneMsg>,
+        Arguments { id, parts }: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let reading = AbortOnDropHandle::new(tokio::spawn(open(Arc::clone(&parts), id, myself)));
+        Ok(State { id, parts, seen: 0, shell: None, early: None, deleted: false, reading: Some(reading) })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<LaneMsg>,
+        message: LaneMsg,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        state.count(&message);
+        match (message, &mut state.shell) {
+            (LaneMsg::Opened(found), _) => state.opened(&myself, found),
+            (LaneMsg::Deleted, _) => state.delete(),
+            (message, Some(shell)) => {
+                let now = Instant::now();
+                if let Some(event) = shell.take_in(&state.parts, message, now, &myself) {
+                    shell.lane.handle(event, now);
+                }
+            }
+            (LaneMsg::Changed(change), None) => state.keep_early(*change),
+            // Before it is open, whatever else happens is read with the lane's first page.
+            (_, None) => {}
+        }
+        state.drive(&myself)
+    }
+}
+
+impl State {
+    /// Counts what the dispatcher sent.
+    fn count(&mut self, message: &LaneMsg) {
+        match message {
+            LaneMsg::Accepted(_)
+            | LaneMsg::Skipped(_)
+            | LaneMsg::RetryNow(_)
+            | LaneMsg::Changed(_)
+            | LaneMsg::Deleted
+            | LaneMsg::Explain(..) => self.seen += 1,
+            LaneMsg::Opened(_)
+            | LaneMsg::Loaded(_)
+            | LaneMsg::Attempted(..)
+            | LaneMsg::Recorded(_)
+            | LaneMsg::Place(_)
+            | LaneMsg::Wake => {}
+            #[cfg(test)]
+            #[expect(clippy::panic, reason = "that is what it is for")]
+            LaneMsg::Panic => panic!("a test wants it so"),
+        }
+    }
+
+    fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<(Arc<Subscription>, LaneHealth)>>) {
+        self.reading = None;
+        self.parts.dispatcher.tell(DispatcherMsg::Opened(self.id));
+        let Some((subscription, health)) = found.map(|found| *found).filter(|_| !self.deleted) else {
+            // There is nothing to do, ever.
+            self.offer_to_leave(myself, None, false);
+            return;
+        };
+        let policy = Policy::of(&subscription.config, &self.parts.settings.defaults);
+        let active = subscription.status == SubscriptionStatus::Active;
+        self.shell = Some(Shell {
+            lane: Lane::new(policy, active, health_in_lane(&self.parts, health)),
+            gate: ShellGate::new(Arc::clone(&self.parts), myself.clone(), subscription.config.rate_limit),
+            subscription,
+            flights: HashMap::new(),
+            timer: None,
+            idle_since: None,
+            closed_by: None,
+            refreshing: None,
+        });
+        if let (Some(shell), Some(change)) = (&mut self.shell, self.early.take()) {
+            let event = shell.changed(&self.parts, change);
+            shell.lane.handle(event, Instant::now());
+        }
+    }
+
+    fn keep_early(&mut self, mut change: Changed) {
+        if let Some(before) = self.early.take() {
+            change.fresh_start |= before.fresh_start;
+            change.retries_forgiven |= before.retries_forgiven;
+            if before.after.version > change.after.version {
+                change.after = before.after;
+            }
+        }
+        self.early = Some(change);
+    }
+
+    fn delete(&mut self) {
+        self.deleted = true;
+        if let Some(shell) = &mut self.shell {
+            shell.lane.handle(Event::Closed, Instant::now());
+        }
+    }
+
+    /// Carries out what the lane wants, and sees to it that it is asked again in time.
+    fn drive(&mut self, myself: &ActorRef<LaneMsg>) -> Result<(), ActorProcessingErr> {
+        let Some(shell) = &mut self.shell else { return Ok(()) };
+        let now = Instant::now();
+        while let Some(action) = shell.lane.poll(now, &mut shell.gate) {
+            match action {
+                Action::Start { ticket, attempt } => shell.start(&self.parts, myself, ticket, attempt)?,
+                Action::Record(record) => shell.record(&self.parts, myself, &record)?,
+                Action::Load(load) => {
+                    let task = read_page(Arc::clone(&self.parts), self.id, load, myself.clone());
+                    self.reading = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+                }
+            }
+        }
+        shell.gate.rest();
+        let wake_up = shell.lane.next_wakeup();
+        let leave = shell.lane.is_idle()
+            && wake_up.is_none_or(|at| at > now + LINGER)
+            && shell.gate.is_replenished(now);
+        if !leave {
+            shell.idle_since = None;
+            // An idle lane whose pace has to recover looks again when it may have.
+            let again = shell.lane.is_idle().then(|| now + LINGER);
+            shell.set_timer(myself, wake_up.or(again));
+            return Ok(());
+        }
+        let since = *shell.idle_since.get_or_insert(now);
+        if now < since + LINGER {
+            shell.set_timer(myself, Some(since + LINGER));
+            return Ok(());
+        }
+        let deaf = shell.lane.is_deaf() && !self.deleted;
+        shell.idle_since = None;
+        shell.timer = None;
+        self.offer_to_leave(myself, wake_up, deaf);
+        Ok(())
+    }
+
+    fn offer_to_leave(&self, myself: &ActorRef<LaneMsg>, until: Option<Instant>, deaf: bool) {
+        let (id, actor, seen) = (self.id, myself.get_id(), self.seen);
+        self.parts.dispatcher.tell(DispatcherMsg::Idle { id, actor, seen, until, deaf });
+    }
+}
+
+impl Shell {
+    /// What a message means for the lane.
+    fn take_in(
+        &mut self,
+        parts: &Arc<Parts>,
+        message: LaneMsg,
+        now: Instant,
+        myself: &ActorRef<LaneMsg>,
+    ) -> Option<Event> {
+        match message {
+            LaneMsg::Accepted(queued) => Some(Event::Accepted(queued)),
+            LaneMsg::Loaded(page) => {
+                Some(Event::Loaded(page.into_iter().map(|row| queued(parts, row, now)).collect()))
+            }
+            LaneMsg::Attempted(sequence, reply) => {
+                let verdict = reply.verdict;
+                if let Some(flight) = self.flights.get_mut(&sequence) {
+                    flight.reply = Some(reply);
+                }
+                let jitter = Jitter::from_thousandths(rand::rng().random_range(-1000..=1000));
+                Some(Event::Finished { sequence, verdict, jitter })
+            }
+            LaneMsg::Recorded(sequence) => {
+                if self.closed_by == Some(sequence) {
+                    let task = refresh(Arc::clone(parts), self.subscription.id, myself.clone());
+                    self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+                }
+                Some(Event::Recorded { sequence })
+            }
+            LaneMsg::Skipped(sequence) => Some(Event::Skipped { sequence }),
+            LaneMsg::RetryNow(sequence) => Some(Event::RetryNow { sequence }),
+            LaneMsg::Changed(change) => Some(self.changed(parts, *change)),
+            LaneMsg::Place(place) => {
+                self.gate.keep(place);
+                Some(Event::Tick)
+            }
+            LaneMsg::Wake => {
+                self.timer = None;
+                Some(Event::Tick)
+            }
+            LaneMsg::Explain(sequences, reply) => {
+                let held = sequences.into_iter().map(|sequence| self.lane.held(sequence)).collect();
+                // Whoever asked may have left.
+                let _ = reply.send(held);
+                None
+            }
+            LaneMsg::Opened(_) | LaneMsg::Deleted => None,
+            #[cfg(test)]
+            LaneMsg::Panic => None,
+        }
+    }
+
+    /// What a change means; of an older copy than the one at hand, only what it started.
+    fn changed(&mut self, parts: &Parts, change: Changed) -> Event {
+        if change.after.version > self.subscription.version {
+            self.gate.set_rate(change.after.config.rate_limit);
+            self.subscription = change.after;
+        }
+        Event::Changed(lane::Change {
+            policy: Policy::of(&self.subscription.config, &parts.settings.defaults),
+            active: self.subscription.status == SubscriptionStatus::Active,
+            fresh_start: change.fresh_start,
+            retries_forgiven: change.retries_forgiven,
+        })
+    }
+
+    fn start(
+        &mut self,
+        parts: &Arc<Parts>,
+        myself: &ActorRef<LaneMsg>,
+        ticket: Ticket,
+        number: AttemptNumber,
+    ) -> Result<(), ActorProcessingErr> {
+        let place = self.gate.spend().ok_or("a request started without a place in flight")?;
+        let (parts_of_task, subscription, lane) =
+            (Arc::clone(parts), Arc::clone(&self.subscription), myself.clone());
+        let task = tokio::spawn(async move {
+            let reply = attempt::make(&parts_of_task, &subscription, ticket, number).await;
+            // An actor that died breaks its requests off.
+            let _ = lane.cast(LaneMsg::Attempted(ticket.sequence, Box::new(reply)));
+        });
+        let flight = Flight {
+            place,
+            ticket,
+            reply: None,
+            began: parts.clock.now(),
+            _task: AbortOnDropHandle::new(task),
+        };
+        self.flights.insert(ticket.sequence, flight);
+        Ok(())
+    }
+
+    fn record(
+        &mut self,
+        parts: &Arc<Parts>,
+        myself: &ActorRef<LaneMsg>,
+        record: &lane::Record,
+    ) -> Result<(), ActorProcessingErr> {
+        let sequence = record.ticket.sequence;
+        let flight = self.flights.remove(&sequence).ok_or("an outcome of a request that was not made")?;
+        let reply = flight.reply.ok_or("an outcome of a request that has not ended")?;
+        if record.outcome != AttemptOutcome::FailedAttempt {
+            let (caches, event_id) = (parts.caches.clone(), flight.ticket.event_id);
+            tokio::spawn(async move { caches.forget_payload(event_id).await });
+        }
+        debug!(
+            delivery_id = %record.ticket.id,
+            attempt = record.attempt.get(),
+            outcome = record.outcome.as_str(),
+            status_code = reply.status_code,
+            error = reply.error.as_deref(),
+            "attempt ended",
+        );
+        let outcome = record::outcome(parts.clock, self.subscription.id, record, *reply, flight.began);
+        if outcome.standing.is_some() {
+            self.closed_by = Some(sequence);
+        }
+        let ended = Ended { outcome, sequence, lane: myself.clone(), place: flight.place };
+        if parts.outcomes.push(Item::Ended(Box::new(ended))) {
+            Ok(())
+        } else {
+            Err("no room for an outcome".into())
+        }
+    }
+
+    fn set_timer(&mut self, myself: &ActorRef<LaneMsg>, at: Option<Instant>) {
+        let Some(at) = at else {
+            self.timer = None;
+            return;
+        };
+        if self.timer.as_ref().is_some_and(|(set, _)| *set == at) {
+            return;
+        }
+        let lane = myself.clone();
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            let _ = lane.cast(LaneMsg::Wake);
+        });
+        self.timer = Some((at, AbortOnDropHandle::new(task)));
+    }
+}
+
+/// Reads the subscription, however long the store is away.
+async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
+    let found = until_read(&parts, || parts.store.lane_start(id)).await;
+    let found = match found {
+        Some((subscription, health)) => {
+            Some(Box::new((parts.caches.keep_subscription(subscription).await, health)))
+        }
+        None => None,
+    };
+    let _ = lane.cast(LaneMsg::Opened(found));
+}
+
+/// Reads the subscription again, after its own outcome changed it.
+async fn refresh(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
+    let found = until_read(&parts, || parts.store.subscription_view(id)).await;
+    if let Some(view) = found {
+        let after = parts.caches.keep_subscription(view.subscription).await;
+        let change = Changed { after, fresh_start: false, retries_forgiven: false };
+        let _ = lane.cast(LaneMsg::Changed(Box::new(change)));
+    }
+}
+
+/// Reads a page, however long the store is away.
+async fn read_page(parts: Arc<Parts>, id: SubscriptionId, load: lane::Load, lane: ActorRef<LaneMsg>) {
+    let (scope, up_to) = match load.scope {
+        lane::Scope::Without(keys) => (Scope::Without(keys), None),
+        lane::Scope::Key(key, up_to) => (Scope::Key(key), Some(up_to)),
+    };
+    let mut page = until_read(&parts, || parts.store.lane_page(id, load.after, &scope, load.limit)).await;
+    page.retain(|row| up_to.is_none_or(|up_to| row.sequence <= up_to));
+    let _ = lane.cast(LaneMsg::Loaded(page));
+}
+
+/// Asks the store until it answers, a few at a time.
+async fn until_read<T, F>(parts: &Parts, read: impl Fn() -> F) -> T
+where
+    F: Future<Output = Result<T, crate::store::Error>>,
+{
+    let mut pause = Duration::from_millis(50);
+    loop {
+        {
+            // Never closed, so there is always a turn to wait for.
+            let _turn = parts.loads.acquire().await;
+            match read().await {
+                Ok(found) => return found,
+                Err(error) => warn!(%error, "a lane could not be read yet"),
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn queued(parts: &Parts, row: Waiting, now: Instant) -> Queued {
+    let due = row.next_attempt_at.map(|at| parts.clock.instant(at, RETRY_DELAY_MAX)).filter(|due| *due > now);
+    let ticket =
+        Ticket { id: row.id, event_id: row.event_id, replay_of: row.replay_of, sequence: row.sequence };
+    Queued {
+        ticket,
+        key: row.ordering_key,
+        attempt_count: row.attempt_count,
+        retry_base: row.retry_base,
+        due,
+    }
+}
+
+fn health_in_lane(parts: &Parts, stored: LaneHealth) -> Health {
+    use posthorn_domain::circuit::Circuit;
+    let circuit = match (stored.circuit, stored.cool_down) {
+        (CircuitState::Open | CircuitState::HalfOpen, Some(cool_down)) => Circuit::Open {
+            // A probe that was under way when its process died goes again now.
+            until: stored.probe_at.map_or_else(Instant::now, |at| parts.clock.instant(at, cool_down)),
+            cool_down,
+            failures: stored.failures,
+        },
+        _ => Circuit::Closed { failures: stored.failures },
+    };
+    let failing_since = stored.failing_since.and_then(|since| {
+        let ago = parts.clock.now().since(since);
+        Instant::now().checked_sub(ago)
+    });
+    Health { circuit, failing_since }
+}

@@ -1,0 +1,272 @@
+//! The actors over a real database and real sockets.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use posthorn_domain::address::AddressGuard;
+use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::delivery::DeliveryStatus;
+use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::retry::RetryPolicy;
+use posthorn_domain::subscription::{Defaults, Ordering, RetryOverrides, SubscriptionConfig};
+use posthorn_domain::target::TargetUrl;
+use posthorn_domain::tenant::Tenant;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::dispatcher::DispatcherMsg;
+use super::{Control, Dispatch, NewEvent, Settings};
+use crate::clock::Clock;
+use crate::sender::{self, Sender};
+use crate::store::{self, Store};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_is_survived_and_unnoticed_by_others() {
+    let world = World::new().await;
+    let (victim, other) = (world.subscription().await, world.subscription().await);
+    world.deliver(victim, 1).await;
+    world.deliver(other, 1).await;
+
+    world.control.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
+    let began = Instant::now();
+    let next = world.ingest(victim).await;
+    world.deliver(other, 20).await;
+    assert!(began.elapsed() < Duration::from_millis(150), "the other one waited: {:?}", began.elapsed());
+
+    // The victim's mailbox is lost; what it had to do is in the store.
+    world.wait_for(next, DeliveryStatus::Success).await;
+    assert_eq!(world.receiver.sequences(victim), [1, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_that_panics_again_and_again_rests_longer() {
+    let world = World::new().await;
+    let victim = world.subscription().await;
+    world.deliver(victim, 1).await;
+    for _ in 0..3 {
+        world.control.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
+        let next = world.ingest(victim).await;
+        world.wait_for(next, DeliveryStatus::Success).await;
+    }
+    assert_eq!(world.receiver.sequences(victim), [1, 2, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_actor_leaves_when_idle_and_comes_back_with_work() {
+    let world = World::new().await;
+    let id = world.subscription().await;
+    world.deliver(id, 3).await;
+    // Longer than it lingers: the next event finds no actor, and the order goes on.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    world.deliver(id, 3).await;
+    assert_eq!(world.receiver.sequences(id), [1, 2, 3, 4, 5, 6]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_unfinished_goes_on_after_a_restart() {
+    let mut world = World::new().await;
+    let id = world.subscription().await;
+    world.control.pause(id).await.unwrap();
+    let mut last = world.ingest(id).await;
+    for _ in 0..600 {
+        last = world.ingest(id).await;
+    }
+    world.control.resume(id).await.unwrap();
+    world.restart().await;
+    world.wait_for(last, DeliveryStatus::Success).await;
+    let seen = world.receiver.sequences(id);
+    assert!(seen.is_sorted(), "went backwards: {seen:?}");
+    let mut first_sights = seen.clone();
+    first_sights.dedup();
+    assert_eq!(first_sights, (1..=601).collect::<Vec<i64>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shutdown_records_what_is_in_flight() {
+    let mut world = World::new().await;
+    let id = world.subscription().await;
+    world.receiver.delay(Duration::from_millis(300));
+    let first = world.ingest(id).await;
+    let second = world.ingest(id).await;
+    world.receiver.wait_for_requests(1).await;
+    let dispatch = world.dispatch.take().unwrap();
+    assert!(dispatch.shut_down(Duration::from_secs(5)).await, "did not drain");
+    assert_eq!(world.store.delivery(first).await.unwrap().unwrap().status, DeliveryStatus::Success);
+    assert_eq!(world.store.delivery(second).await.unwrap().unwrap().status, DeliveryStatus::Pending);
+}
+
+struct World {
+    dispatch: Option<Dispatch>,
+    control: Control,
+    store: Store,
+    receiver: Receiver,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());
+        let store = Store::connect(&store::Settings { url }).await.unwrap();
+        store.migrate_up().await.unwrap();
+        let dispatch = start(&store).await;
+        let control = dispatch.control();
+        let receiver = Receiver::start().await;
+        Self { dispatch: Some(dispatch), control, store, receiver, _folder: folder }
+    }
+
+    async fn restart(&mut self) {
+        self.dispatch.take().unwrap().shut_down(Duration::ZERO).await;
+        let dispatch = start(&self.store).await;
+        self.control = dispatch.control();
+        self.dispatch = Some(dispatch);
+    }
+
+    async fn subscription(&self) -> SubscriptionId {
+        let config = SubscriptionConfig {
+            target: TargetUrl::parse(&self.receiver.url).unwrap(),
+            description: None,
+            headers: StaticHeaders::default(),
+            ordering: Ordering::Strict,
+            max_in_flight: None,
+            rate_limit: None,
+            retry: RetryOverrides::default(),
+            timeout: None,
+            secret_key: None,
+        };
+        let id = self.control.create(Tenant::default(), config).await.unwrap().subscription.id;
+        let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
+        self.control.update(id, move |config| config.target = target).await.unwrap();
+        id
+    }
+
+    async fn ingest(&self, subscription_id: SubscriptionId) -> DeliveryId {
+        let event = NewEvent {
+            subscription_id,
+            content_type: "application/json".to_owned(),
+            payload: "{}".into(),
+            idempotency_key: None,
+            ordering_key: None,
+        };
+        self.control.ingest(event).await.unwrap().delivery_id
+    }
+
+    async fn deliver(&self, id: SubscriptionId, count: usize) {
+        let mut last = None;
+        for _ in 0..count {
+            last = Some(self.ingest(id).await);
+        }
+        self.wait_for(last.unwrap(), DeliveryStatus::Success).await;
+    }
+
+    async fn wait_for(&self, id: DeliveryId, status: DeliveryStatus) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let delivery = self.store.delivery(id).await.unwrap().unwrap();
+            if delivery.status == status {
+                return;
+            }
+            assert!(Instant::now() < deadline, "still {delivery:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+async fn start(store: &Store) -> Dispatch {
+    let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let sender = Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned() }).unwrap();
+    let settings = Settings {
+        defaults: Defaults {
+            retry: RetryPolicy {
+                max_retries: 5,
+                delay: Duration::from_millis(50),
+                delay_max: Duration::from_secs(1),
+            },
+            timeout: Duration::from_secs(5),
+            circuit: CircuitPolicy {
+                failure_threshold: 10,
+                cool_down: Duration::from_secs(1),
+                cool_down_max: Duration::from_secs(10),
+            },
+            disable_after: None,
+            max_in_flight: 8,
+        },
+        in_flight_max: 64,
+        retention: Duration::from_hours(1),
+        cleanup_interval: Duration::from_mins(1),
+    };
+    Dispatch::start(settings, store.clone(), sender, Clock::system()).await.unwrap()
+}
+
+/// Answers 200 and remembers which numbers came for which path.
+struct Receiver {
+    url: String,
+    seen: Arc<Mutex<HashMap<String, Vec<i64>>>>,
+    delay: Arc<Mutex<Duration>>,
+}
+
+impl Receiver {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let receiver = Self { url, seen: Arc::default(), delay: Arc::default() };
+        let (seen, delay) = (Arc::clone(&receiver.seen), Arc::clone(&receiver.delay));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(answer(stream, Arc::clone(&seen), Arc::clone(&delay)));
+            }
+        });
+        receiver
+    }
+
+    fn delay(&self, delay: Duration) {
+        *self.delay.lock().unwrap() = delay;
+    }
+
+    fn sequences(&self, id: SubscriptionId) -> Vec<i64> {
+        self.seen.lock().unwrap().get(&format!("/{id}")).cloned().unwrap_or_default()
+    }
+
+    async fn wait_for_requests(&self, count: usize) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let seen: usize = self.seen.lock().unwrap().values().map(Vec::len).sum();
+            if seen >= count {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{seen} of {count} requests");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+async fn answer(
+    mut stream: TcpStream,
+    seen: Arc<Mutex<HashMap<String, Vec<i64>>>>,
+    delay: Arc<Mutex<Duration>>,
+) {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(read) = stream.read(&mut buffer).await {
+        if read == 0 {
+            return;
+        }
+        head.extend_from_slice(&buffer[..read]);
+        let text = String::from_utf8_lossy(&head).to_lowercase();
+        // The body is `{}`.
+        if !text.ends_with("\r\n\r\n{}") {
+            continue;
+        }
+        let path = text.split(' ').nth(1).unwrap().to_owned();
+        let sequence = text.lines().find_map(|line| line.strip_prefix("posthorn-sequence: ")).unwrap();
+        seen.lock().unwrap().entry(path).or_default().push(sequence.trim().parse().unwrap());
+        let delay = *delay.lock().unwrap();
+        tokio::time::sleep(delay).await;
+        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+            return;
+        }
+        head.clear();
+    }
+}

@@ -1,0 +1,150 @@
+//! One attempt: guard, request, head, body.
+
+use std::time::Duration;
+
+use posthorn_domain::address::AddressGuard;
+use posthorn_domain::header::parse_retry_after;
+use posthorn_domain::limits::{
+    RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME, TIMEOUT_MAX,
+};
+use posthorn_domain::time::Timestamp;
+use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, redirect, retry};
+use tokio::time::{Instant, timeout_at};
+
+use crate::sender::failure::Failure;
+use crate::sender::headers::headers_of;
+use crate::sender::resolver::{Resolver, look_up};
+use crate::sender::{Error, Reply, Request};
+
+/// How long a connection is kept for the next delivery: below the 2 to 5 s after which common
+/// servers close theirs. One closed just as a request goes out makes that attempt fail.
+pub(super) const IDLE_TIME: Duration = Duration::from_millis(1500);
+
+/// Connections kept for one endpoint; more would hoard its sockets and ours.
+const IDLE_PER_HOST_MAX: usize = 128;
+
+/// What a [`Sender`] is handed.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Judges every address before it is dialled.
+    pub guard: AddressGuard,
+    /// Value of `User-Agent`: `Posthorn/<version>`.
+    pub user_agent: String,
+}
+
+/// Makes attempts; cheap to clone, and all clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    client: Client,
+    guard: AddressGuard,
+}
+
+impl Sender {
+    /// A sender with connections of its own.
+    pub fn new(settings: Settings) -> Result<Self, Error> {
+        let resolver = Resolver::new(settings.guard.clone(), look_up);
+        Self::build(settings, resolver, |builder| builder)
+    }
+
+    /// As [`new`](Self::new), with names of one's own and a last word on the client.
+    pub(super) fn build(
+        settings: Settings,
+        resolver: Resolver,
+        customize: impl FnOnce(ClientBuilder) -> ClientBuilder,
+    ) -> Result<Self, Error> {
+        let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?;
+        let builder = Client::builder()
+            .user_agent(user_agent)
+            .redirect(redirect::Policy::none())
+            .retry(retry::never())
+            .referer(false)
+            .no_proxy()
+            .http1_only()
+            .tcp_nodelay(true)
+            // Attempts have their own time-outs; this ends what outlives them in the background.
+            .connect_timeout(TIMEOUT_MAX)
+            .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .dns_resolver(resolver);
+        let client = customize(builder).build().map_err(|error| Error::Tls(innermost(&error)))?;
+        Ok(Self { client, guard: settings.guard })
+    }
+
+    /// Makes one attempt. Dropping the future gives the attempt up and closes its connection.
+    pub async fn attempt(&self, request: &Request<'_>) -> Reply {
+        let start = Instant::now();
+        let deadline = start + request.timeout;
+        match self.head(request, deadline).await {
+            Ok(response) => {
+                let duration = start.elapsed();
+                let deadline = deadline.min(Instant::now() + RESPONSE_BODY_READ_TIME);
+                answered(response, deadline, duration, request.at).await
+            }
+            Err(failure) => Reply {
+                status_code: None,
+                body: None,
+                error: Some(failure),
+                retry_after: None,
+                duration: start.elapsed(),
+            },
+        }
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    async fn head(&self, request: &Request<'_>, deadline: Instant) -> Result<Response, Failure> {
+        // The client asks the resolver for names only; literals it dials as they are.
+        if let Some(address) = request.target.literal() {
+            self.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
+        }
+        let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
+        *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
+        *outgoing.body_mut() = Some(request.payload.clone().into());
+        match timeout_at(deadline, self.client.execute(outgoing)).await {
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Failure::of(&error)),
+            Err(_) => Err(Failure::Timeout),
+        }
+    }
+}
+
+async fn answered(response: Response, deadline: Instant, duration: Duration, at: Timestamp) -> Reply {
+    let status = response.status();
+    let error = (!status.is_success()).then_some(Failure::UnexpectedStatus(status.as_u16()));
+    let retry_after = retry_after(status, response.headers(), at.plus(duration));
+    let body = read_body(response, deadline).await;
+    Reply { status_code: Some(status.as_u16()), body: Some(body), error, retry_after, duration }
+}
+
+/// What a 429 or 503 asks; several values at once ask nothing certain.
+fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        return None;
+    }
+    let mut values = headers.get_all(RETRY_AFTER).iter();
+    let value = values.next().filter(|_| values.next().is_none())?;
+    parse_retry_after(value.as_bytes(), now)
+}
+
+/// The start of the body, as far as it comes. A body read to its end frees its connection for the
+/// next delivery; any other closes it.
+async fn read_body(mut response: Response, deadline: Instant) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let mut read = 0;
+    while read < RESPONSE_BODY_READ_BYTES {
+        // Neither a time-out nor an error changes what the head decided.
+        let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await else { break };
+        read += chunk.len();
+        let missing = RESPONSE_BODY_KEPT_BYTES - kept.len();
+        kept.extend(chunk.into_iter().take(missing));
+    }
+    kept
+}
+
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut error = error;
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}

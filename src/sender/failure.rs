@@ -1,0 +1,123 @@
+//! Why an attempt failed, by kind and in our own words.
+//!
+//! The client's own texts hold URLs with paths and queries, and change with its versions; so a
+//! failure is told by the types in its chain of causes, and what none of them explains is just a
+//! failed request.
+
+use std::error::Error;
+use std::io;
+
+use crate::sender::resolver::ResolveError;
+
+/// Why an attempt failed. `Display` is the attempt log's text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The endpoint answered, but not 2xx.
+    #[error("unexpected status {0}")]
+    UnexpectedStatus(u16),
+    /// No head of an answer within the time-out.
+    #[error("timeout")]
+    Timeout,
+    /// Nothing listens there.
+    #[error("connection refused")]
+    ConnectionRefused,
+    /// The other side broke the connection off.
+    #[error("connection reset")]
+    ConnectionReset,
+    /// The other side closed the connection before it had answered.
+    #[error("connection closed without an answer")]
+    ConnectionClosed,
+    /// No way leads there.
+    #[error("network unreachable")]
+    Unreachable,
+    /// The name has no address, or none that could be found out.
+    #[error("dns failure")]
+    Dns,
+    /// The certificate is expired, of another name, or of nobody trusted.
+    #[error("tls failure: invalid certificate")]
+    InvalidCertificate,
+    /// No TLS connection came about for another reason.
+    #[error("tls failure")]
+    Tls,
+    /// All addresses of the target lie where nothing may be delivered.
+    #[error("forbidden address")]
+    ForbiddenAddress,
+    /// What came is no HTTP, or its head is too large.
+    #[error("invalid response")]
+    InvalidResponse,
+    /// A header that cannot be sent.
+    #[error("invalid request")]
+    InvalidRequest,
+    /// Anything else.
+    #[error("request failed")]
+    Other,
+}
+
+impl Failure {
+    /// Told by the chain of causes, from the outermost in.
+    pub(super) fn of(error: &reqwest::Error) -> Self {
+        let causes = std::iter::successors(Some(error as &(dyn Error + 'static)), source);
+        match causes.into_iter().find_map(told_by) {
+            // While connecting only a TLS handshake waits for bytes that may end.
+            Some(Self::ConnectionClosed) if error.is_connect() => Self::Tls,
+            Some(failure) => failure,
+            None if error.is_timeout() => Self::Timeout,
+            None => Self::Other,
+        }
+    }
+}
+
+fn told_by(error: &(dyn Error + 'static)) -> Option<Failure> {
+    if let Some(error) = error.downcast_ref::<ResolveError>() {
+        Some(match error {
+            ResolveError::Forbidden => Failure::ForbiddenAddress,
+            ResolveError::Failed => Failure::Dns,
+        })
+    } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
+        Some(told_by_tls(error))
+    } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        told_by_http(error)
+    } else {
+        error.downcast_ref::<io::Error>().and_then(told_by_io)
+    }
+}
+
+fn told_by_tls(error: &rustls::Error) -> Failure {
+    match error {
+        rustls::Error::InvalidCertificate(_) => Failure::InvalidCertificate,
+        _ => Failure::Tls,
+    }
+}
+
+fn told_by_http(error: &hyper::Error) -> Option<Failure> {
+    if error.is_parse() {
+        Some(Failure::InvalidResponse)
+    } else if error.is_incomplete_message() {
+        Some(Failure::ConnectionClosed)
+    } else {
+        None
+    }
+}
+
+fn told_by_io(error: &io::Error) -> Option<Failure> {
+    // An error inside is not among the sources: those begin below it.
+    if let Some(failure) = error.get_ref().and_then(|inner| told_by(inner)) {
+        return Some(failure);
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Some(Failure::ConnectionRefused),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+            Some(Failure::ConnectionReset)
+        }
+        io::ErrorKind::UnexpectedEof => Some(Failure::ConnectionClosed),
+        io::ErrorKind::TimedOut => Some(Failure::Timeout),
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable => Some(Failure::Unreachable),
+        _ => None,
+    }
+}
+
+fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    (*error).source()
+}

@@ -1,0 +1,59 @@
+//! The head of a delivery's request (`api.md`, "What the receiver gets").
+
+use posthorn_domain::id::DeliveryId;
+use posthorn_domain::subscription::SigningSecrets;
+use posthorn_domain::time::Timestamp;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+
+use crate::sender::Request;
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const BODY_SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature-256");
+const SEQUENCE: HeaderName = HeaderName::from_static("posthorn-sequence");
+const ATTEMPT: HeaderName = HeaderName::from_static("posthorn-attempt");
+const REPLAY_OF: HeaderName = HeaderName::from_static("posthorn-replay-of");
+
+/// Those above and the content type.
+const OWN_HEADERS: usize = 8;
+
+/// All headers of a request; none where one cannot stand in a head, which whoever took it in
+/// should have refused. The client adds host, length and user agent.
+pub(super) fn headers_of(request: &Request<'_>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::with_capacity(OWN_HEADERS + request.headers.iter().count());
+    for (name, value) in request.headers.iter() {
+        headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
+    }
+    // After the static ones, so that no name among those could ever stand for ours.
+    headers.insert(CONTENT_TYPE, HeaderValue::try_from(request.content_type).ok()?);
+    headers.insert(WEBHOOK_ID, id_value(request.delivery_id)?);
+    headers.insert(WEBHOOK_TIMESTAMP, request.at.as_seconds().into());
+    headers.insert(WEBHOOK_SIGNATURE, signature(request)?);
+    if let Some(key) = request.secret_key {
+        headers.insert(BODY_SIGNATURE, HeaderValue::try_from(key.sign(&request.payload)).ok()?);
+    }
+    headers.insert(SEQUENCE, request.sequence.0.into());
+    headers.insert(ATTEMPT, request.attempt.get().into());
+    if let Some(original) = request.replay_of {
+        headers.insert(REPLAY_OF, id_value(original)?);
+    }
+    Some(headers)
+}
+
+fn id_value(id: DeliveryId) -> Option<HeaderValue> {
+    HeaderValue::from_str(id.0.hyphenated().encode_lower(&mut Uuid::encode_buffer())).ok()
+}
+
+/// One signature, or two separated by a space while a rotation overlaps.
+fn signature(request: &Request<'_>) -> Option<HeaderValue> {
+    let SigningSecrets { current, previous } = request.signing;
+    let still_signs = |until: Timestamp| request.at < until;
+    let mut text = current.sign(request.delivery_id, request.at, &request.payload);
+    if let Some((secret, _)) = previous.as_ref().filter(|(_, until)| still_signs(*until)) {
+        text.push(' ');
+        text.push_str(&secret.sign(request.delivery_id, request.at, &request.payload));
+    }
+    HeaderValue::try_from(text).ok()
+}

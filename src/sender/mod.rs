@@ -1,0 +1,106 @@
+//! Sends: one attempt, one HTTP request, one [`Reply`].
+//!
+//! - An attempt always ends, within its time-out (and what reading the answer's body takes: 2 s at
+//!   most, never beyond the time-out), and always with a [`Reply`]: a failed one is no error.
+//! - No address is dialled that the guard refuses, however the target writes it.
+//! - The payload goes out byte for byte; the answer's body comes back as bytes, at most 4 KiB.
+//! - Nothing is done behind the caller's back: no redirects, no retries, no proxies, no cookies, no
+//!   decompression. The one exception lies below: a kept connection that turns out closed before
+//!   anything was written to it is replaced by a new one.
+//!
+//! HTTP/1.1 only: one request, one connection, so that a stalled endpoint holds up nothing beside
+//! it, and a time-out closes what it was waiting for.
+//!
+//! Left out here: when to send, and what an outcome means. That is `posthorn_domain::lane`'s.
+
+mod client;
+mod failure;
+mod headers;
+mod resolver;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
+use posthorn_domain::signature::SecretKey;
+use posthorn_domain::subscription::SigningSecrets;
+use posthorn_domain::target::TargetUrl;
+use posthorn_domain::time::Timestamp;
+
+pub use client::{Sender, Settings};
+pub use failure::Failure;
+
+/// Why no sender could be built; for the operator at the start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The TLS library found nothing to trust, or could not be set up.
+    #[error(
+        "cannot set up TLS: {0}; the system's certificates are needed (package ca-certificates, or SSL_CERT_FILE)"
+    )]
+    Tls(String),
+    /// The value for `User-Agent` is no header value.
+    #[error("user agent: expected printable ASCII characters")]
+    UserAgent,
+}
+
+/// One attempt to be made, with all that the receiver gets (`api.md`, "What the receiver gets").
+#[derive(Clone)]
+pub struct Request<'a> {
+    /// Where it goes.
+    pub target: &'a TargetUrl,
+    /// Sent along.
+    pub headers: &'a StaticHeaders,
+    /// Signs the body alone, where the subscription has one.
+    pub secret_key: Option<&'a SecretKey>,
+    /// Sign the delivery.
+    pub signing: &'a SigningSecrets,
+    /// The same on every retry.
+    pub delivery_id: DeliveryId,
+    /// The delivery's number within its subscription.
+    pub sequence: Sequence,
+    /// Which of its attempts this is.
+    pub attempt: AttemptNumber,
+    /// The delivery that this one repeats.
+    pub replay_of: Option<DeliveryId>,
+    /// As it came in.
+    pub content_type: &'a str,
+    /// As it came in, byte for byte.
+    pub payload: Bytes,
+    /// From connecting to the head of the answer.
+    pub timeout: Duration,
+    /// Wall-clock time of this attempt.
+    pub at: Timestamp,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The answer's status, where one came.
+    pub status_code: Option<u16>,
+    /// The first 4 KiB of the answer's body; none where no answer came.
+    pub body: Option<Vec<u8>>,
+    /// Why it failed; none where it did not.
+    pub error: Option<Failure>,
+    /// How long a 429 or 503 asks to wait, at most 24 h.
+    pub retry_after: Option<Duration>,
+    /// From the start to the head of the answer, or to the failure. The body does not count: it is
+    /// read for the log only.
+    pub duration: Duration,
+}
+
+impl Reply {
+    /// The endpoint took the delivery: it answered 2xx.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        self.error.is_none()
+    }
+
+    /// The endpoint wants no more deliveries: it answered 410.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.status_code == Some(410)
+    }
+}

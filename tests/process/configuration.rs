@@ -1,0 +1,109 @@
+//! Configuration: a value that makes no sense stops the start with one line that names it.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use crate::support::command::run;
+use crate::support::{Backend, Database, Posthorn, Receiver, Reply};
+
+const KEY: (&str, &str) = ("POSTHORN_ENCRYPTION_KEY", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mistakes_are_named() {
+    let database = Database::create(Backend::Sqlite).await;
+    for (name, values) in [
+        ("POSTHORN_LISTEN", &["nonsense", "127.0.0.1", "127.0.0.1:99999", ""][..]),
+        ("DATABASE_URL", &["mysql://root@127.0.0.1/x", "nonsense"]),
+        ("POSTHORN_ALLOWED_PRIVATE_NETWORKS", &["10.0.0.0/99", "everything"]),
+        ("WEBHOOK_MAX_RETRIES", &["five", "-1", "101", "1.5"]),
+        ("INITIAL_RETRY_DELAY_SECONDS", &["soon", "-1", "NaN", "1e308"]),
+        ("MAX_RETRY_BACKOFF_SECONDS", &["x", "-5"]),
+        ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", &["0", "0.05", "121", "inf"]),
+        ("LOG_RETENTION_HOURS", &["-1", "x", "NaN"]),
+        ("CLEANUP_INTERVAL_SECONDS", &["-1", "x"]),
+        ("POSTHORN_MAX_PAYLOAD_BYTES", &["lots", "-1", "99999999999999"]),
+        ("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", &["0", "x"]),
+        ("POSTHORN_CIRCUIT_COOL_DOWN_SECONDS", &["x", "-1"]),
+        ("POSTHORN_DISABLE_AFTER_HOURS", &["-1", "x"]),
+        ("POSTHORN_MAX_BACKLOG", &["x", "-1"]),
+        ("POSTHORN_MAX_IN_FLIGHT", &["0", "x"]),
+        ("POSTHORN_LEASE_SECONDS", &["x", "-1"]),
+        ("POSTHORN_LOG_FORMAT", &["xml"]),
+        ("POSTHORN_ENCRYPTION_KEY", &["c2hvcnQ=", "not base64!"]),
+        ("POSTHORN_PROFILE", &["../../etc", "nonsense"]),
+    ] {
+        for value in values {
+            println!("{name}={value}");
+            let refused = run(&database, &["serve"], &[(name, value)]).await;
+            refused.refused(name);
+            assert!(name != "POSTHORN_ENCRYPTION_KEY" || !refused.stderr[0].contains(value), "{refused:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_are_not_served_without_a_key() {
+    let database = Database::create(Backend::Sqlite).await;
+    for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8000"] {
+        run(&database, &["serve"], &[("POSTHORN_LISTEN", address)]).await.refused("POSTHORN_ADMIN_KEY");
+    }
+    let settings =
+        [("POSTHORN_LISTEN", "0.0.0.0:0"), ("POSTHORN_ADMIN_KEY", "a-long-enough-admin-key-0123456789ab")];
+    let mut posthorn = crate::support::server::Process::spawn(
+        &database,
+        &settings.map(|(name, value)| (name.to_owned(), value.to_owned())),
+        &["serve"],
+    );
+    posthorn.listening().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn production_is_strict() {
+    let database = Arc::new(Database::create(Backend::Sqlite).await);
+    let production = ("POSTHORN_PROFILE", "production");
+    run(&database, &["serve"], &[production]).await.refused("POSTHORN_ENCRYPTION_KEY");
+    let posthorn = Posthorn::start_on(Arc::clone(&database), &[production, KEY]).await;
+    let refused =
+        posthorn.client().post_json("/subscriptions/", json!({"target_url": "http://127.0.0.1/"})).await;
+    refused.refuses_field(422, "target_url");
+    let log = posthorn.log();
+    let json =
+        |line: &String| serde_json::from_str::<serde_json::Value>(line).is_ok_and(|line| line.is_object());
+    assert!(!log.is_empty() && log.iter().all(json), "the log is JSON in production: {log:?}");
+}
+
+/// Canary secrets: none stands in a log, an error answer or, with a key, in the database file (I17).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_stay_secret() {
+    let settings = [KEY, ("POSTHORN_ADMIN_KEY", "canary-admin-key-0123456789abcdef"), ("RUST_LOG", "trace")];
+    let mut posthorn = Posthorn::start_with(Backend::Sqlite, &settings).await;
+    let client = posthorn.client();
+    let receiver = Receiver::script([Reply::status(500), Reply::reset()]).await;
+    let headers = json!({"authorization": "Bearer canary-header"});
+    let fields = json!({"secret_key": "canary-ingest-secret", "headers": headers, "retry": {"initial_delay_seconds": 0.05}});
+    let subscribed = client.subscribe(&receiver.url("/canary-path?canary-query=1"), fields).await;
+    let signature =
+        crate::support::signature::sha256_signature("canary-ingest-secret", b"\"canary-payload\"");
+    let call = client.call(reqwest::Method::POST, format!("/ingest/{}", subscribed.id));
+    let call =
+        call.bytes("application/json", "\"canary-payload\"").header("x-webhook-signature-256", &signature);
+    let delivery = call.send().await.expect(202).text("delivery_id");
+    client.delivery_in(&delivery, "success").await;
+    posthorn.terminate().await;
+    let log = posthorn.log().join("\n");
+    assert!(log.len() > 1000, "the log is that of a full run");
+    let signed = receiver.requests()[0].header("webhook-signature").to_owned();
+    let shown = ["canary-", &signature, &subscribed.signing_secret, &signed, KEY.1];
+    for secret in shown {
+        let line = log.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} stands in the log: {line:?}");
+    }
+    for file in std::fs::read_dir(posthorn.database.directory()).unwrap().flatten() {
+        let bytes = std::fs::read(file.path()).unwrap_or_default();
+        for secret in ["canary-ingest-secret", &subscribed.signing_secret] {
+            let found = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
+            assert!(!found, "{secret} stands in {:?}", file.path());
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! Black-box tests: the real binary on a free port, over real sockets, on SQLite and on PostgreSQL.
+//!
+//! One file per subject of the contract. Every answer that passes through the client is also held
+//! against the OpenAPI document that the server serves.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    clippy::similar_names,
+    clippy::too_many_lines,
+    clippy::unwrap_used,
+    reason = "a test fails by panicking and says what it saw; a receiver has received; tables are long"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod changes;
+mod circuit;
+mod commands;
+mod configuration;
+mod crash;
+mod deliveries;
+mod documents;
+mod errors;
+mod exhausted;
+mod harness;
+mod idempotency;
+mod ingest;
+mod ingest_signature;
+mod lifecycle;
+mod ordering;
+mod pace;
+mod receiver_headers;
+mod retention;
+mod retries;
+mod status;
+mod subscription_refusals;
+mod subscriptions;

@@ -1,0 +1,153 @@
+//! A database of its own for each test, and questions put to it in SQL.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+use sqlx::{ConnectOptions, Connection, Executor};
+
+/// Names the PostgreSQL server.
+const SERVER_URL: &str = "POSTHORN_TEST_POSTGRES_URL";
+
+/// The two databases that every case runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// A file in a directory of its own.
+    Sqlite,
+    /// A database of its own on the server that `POSTHORN_TEST_POSTGRES_URL` names.
+    Postgres,
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
+        })
+    }
+}
+
+/// One fresh database; it is removed with its owner.
+#[derive(Debug)]
+pub(crate) struct Database {
+    directory: tempfile::TempDir,
+    place: Place,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    File(PathBuf),
+    Server { url: url::Url, name: String },
+}
+
+impl Database {
+    /// Creates it, without tables.
+    pub(crate) async fn create(backend: Backend) -> Self {
+        let directory = tempfile::Builder::new().prefix("posthorn-test-").tempdir().expect("a directory");
+        let place = match backend {
+            Backend::Sqlite => Place::File(directory.path().join("posthorn.db")),
+            Backend::Postgres => {
+                let name = format!("posthorn_test_{}", uuid::Uuid::now_v7().simple());
+                administer(&format!("CREATE DATABASE {name}")).await.unwrap_or_else(|error| {
+                    panic!("{SERVER_URL}: expected a server where databases may be created: {error}")
+                });
+                let mut url = server_url();
+                url.set_path(&name);
+                Place::Server { url, name }
+            }
+        };
+        Self { directory, place }
+    }
+
+    /// What `DATABASE_URL` says.
+    pub(crate) fn url(&self) -> String {
+        match &self.place {
+            Place::File(path) => format!("sqlite://{}", path.display()),
+            Place::Server { url, .. } => url.to_string(),
+        }
+    }
+
+    /// A directory that lives as long; a SQLite file lies in it.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// One number, such as a `count(*)`.
+    pub(crate) async fn number(&self, sql: &str) -> i64 {
+        let rows = self.numbers(sql).await;
+        assert_eq!(rows.len(), 1, "{sql}: expected one row");
+        rows[0]
+    }
+
+    /// The first column of each row, whole numbers.
+    pub(crate) async fn numbers(&self, sql: &str) -> Vec<i64> {
+        let rows = match &self.place {
+            Place::File(path) => {
+                let mut connection = open_file(path).await;
+                sqlx::query_scalar(sql).fetch_all(&mut connection).await
+            }
+            Place::Server { url, .. } => {
+                let mut connection = connect(url).await;
+                sqlx::query_scalar(sql).fetch_all(&mut connection).await
+            }
+        };
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Every row as an id and whole numbers: `SELECT id, a, b, c …`, numbers cast to `BIGINT`.
+    pub(crate) async fn rows(&self, sql: &str) -> Vec<(uuid::Uuid, i64, i64, i64)> {
+        let rows = match &self.place {
+            Place::File(path) => sqlx::query_as(sql).fetch_all(&mut open_file(path).await).await,
+            Place::Server { url, .. } => sqlx::query_as(sql).fetch_all(&mut connect(url).await).await,
+        };
+        rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Fails where the query, which looks for what must not be, finds anything.
+    pub(crate) async fn check_none(&self, what: &str, from: &str) {
+        let found = self.number(&format!("SELECT count(*) FROM {from}")).await;
+        assert_eq!(found, 0, "{what}: {found} rows of {from}");
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Place::Server { name, .. } = &self.place else { return };
+        let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+        // A runtime of its own: this one may be the one that is ending.
+        let dropping = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(administer(&statement)).map_err(std::io::Error::other)
+        });
+        if !matches!(dropping.join(), Ok(Ok(()))) {
+            eprintln!("could not drop database {name}");
+        }
+    }
+}
+
+fn server_url() -> url::Url {
+    let url =
+        std::env::var(SERVER_URL).unwrap_or_else(|_| "postgres://root@127.0.0.1:5432/postgres".to_owned());
+    url::Url::parse(&url).unwrap_or_else(|_| panic!("{SERVER_URL}: expected postgres://…"))
+}
+
+async fn administer(statement: &str) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(server_url().as_str()).await?;
+    connection.execute(statement).await?;
+    connection.close().await
+}
+
+async fn connect(url: &url::Url) -> PgConnection {
+    PgConnection::connect(url.as_str()).await.expect("a connection to the test's database")
+}
+
+async fn open_file(path: &Path) -> SqliteConnection {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .read_only(true)
+        .busy_timeout(Duration::from_secs(10))
+        .disable_statement_logging();
+    SqliteConnection::connect_with(&options).await.expect("the test's database file")
+}
