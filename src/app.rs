@@ -10,11 +10,11 @@ use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::Defaults;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::api;
+use crate::api::{self, KeyDigest};
 use crate::clock::Clock;
 use crate::config::{Config, Profile};
 use crate::dispatch::{self, Dispatch};
@@ -57,7 +57,8 @@ pub enum Error {
 pub struct App {
     address: SocketAddr,
     dispatch: Dispatch,
-    server: api::Server,
+    server: AbortOnDropHandle<()>,
+    stop_serving: oneshot::Sender<()>,
     store: Store,
     lock: AbortOnDropHandle<()>,
     lock_lost: watch::Receiver<bool>,
@@ -83,14 +84,21 @@ impl App {
         let settings = api::Settings {
             payload_bytes_max: config.payload_bytes_max,
             guard,
-            admin_key: config.admin_key.as_ref().map(|key| key.0.clone().into()),
+            admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(&key.0)),
+            clock,
         };
-        let server = api::Server::start(listener, api::routes(dispatch.control(), settings, clock));
+        let (stop_serving, stop) = oneshot::channel::<()>();
+        let endpoint = api::routes(dispatch.control(), settings);
+        let server = AbortOnDropHandle::new(tokio::spawn(async move {
+            // Dropping the sender stops it as well.
+            let stop = async { _ = stop.await };
+            api::server::serve(listener, endpoint, stop, CLIENTS_PATIENCE).await;
+        }));
         if config.profile == Profile::Production {
             warn!("secrets are stored in clear: encryption at rest is not there yet");
         }
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        Ok(Self { address, dispatch, server, store, lock, lock_lost })
+        Ok(Self { address, dispatch, server, stop_serving, store, lock, lock_lost })
     }
 
     /// Where it listens.
@@ -124,7 +132,9 @@ impl App {
     /// longest time-out there is.
     pub async fn shut_down(self) {
         self.dispatch.start_nothing();
-        self.server.shut_down(CLIENTS_PATIENCE).await;
+        let _ = self.stop_serving.send(());
+        // Ended or panicked, nobody is served any more.
+        let _ = self.server.await;
         if !self.dispatch.shut_down(TIMEOUT_MAX).await {
             warn!("some requests did not end in time; they go again at the next start");
         }

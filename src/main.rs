@@ -3,10 +3,11 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use posthorn::api::document;
 use posthorn::app::App;
 use posthorn::cli::{demo, listen, migrate};
 use posthorn::config::{Config, LogFormat};
-use posthorn::{api, telemetry};
+use posthorn::telemetry;
 
 /// Measured against the system's allocator under load: see `docs/performance.md`.
 #[global_allocator]
@@ -48,8 +49,10 @@ enum Command {
 async fn main() -> ExitCode {
     let result = match Arguments::parse().command.unwrap_or(Command::Serve) {
         Command::Serve => serve().await,
-        Command::Migrate(arguments) => with_config(async |config| migrate::run(arguments, &config).await).await,
-        Command::Openapi { yaml } => print(&if yaml { api::document_yaml() } else { api::document_json() }),
+        Command::Migrate(arguments) => {
+            with_config(async |config| migrate::run(arguments, &config).await).await
+        }
+        Command::Openapi { yaml } => print(&if yaml { document::yaml() } else { document::json() }),
         Command::Listen(arguments) => listen::run(arguments).await.map_err(|error| error.to_string()),
         Command::Demo(arguments) => demo::run(arguments).await,
     };

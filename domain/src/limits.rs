@@ -63,7 +63,7 @@ pub const BURST_MAX: u32 = 100_000;
 /// the next half is loaded while the first is sent.
 pub const LANE_WINDOW: usize = 256;
 /// Deliveries that a lane holds while they wait for a retry, beside its window, so that failing
-/// ones do not take the places of those behind them.
+/// ones do not take the places of those behind them. Those in flight that fail come on top.
 pub const LANE_WAITING_MAX: usize = 1024;
 
 /// Deliveries of one key that a lane holds: enough for one page to serve many, and few enough that

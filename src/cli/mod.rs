@@ -3,3 +3,4 @@
 pub mod demo;
 pub mod listen;
 pub mod migrate;
+pub mod receiver;

@@ -193,7 +193,7 @@ impl State {
         let policy = Policy::of(&subscription.config, &self.parts.settings.defaults);
         let active = subscription.status == SubscriptionStatus::Active;
         self.shell = Some(Shell {
-            lane: Lane::new(policy, active, health_in_lane(&self.parts, health)),
+            lane: Lane::new(policy, active, health_in_lane(&self.parts, health), Instant::now()),
             gate: ShellGate::new(Arc::clone(&self.parts), myself.clone(), subscription.config.rate_limit),
             subscription,
             flights: HashMap::new(),

@@ -56,8 +56,9 @@ pub enum Failure {
 impl Failure {
     /// Told by the chain of causes, from the outermost in.
     pub(super) fn of(error: &reqwest::Error) -> Self {
-        let causes = std::iter::successors(Some(error as &(dyn Error + 'static)), source);
-        match causes.into_iter().find_map(told_by) {
+        let mut causes =
+            std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
+        match causes.find_map(told_by) {
             // While connecting only a TLS handshake waits for bytes that may end.
             Some(Self::ConnectionClosed) if error.is_connect() => Self::Tls,
             Some(failure) => failure,
@@ -116,8 +117,4 @@ fn told_by_io(error: &io::Error) -> Option<Failure> {
         | io::ErrorKind::AddrNotAvailable => Some(Failure::Unreachable),
         _ => None,
     }
-}
-
-fn source<'a>(error: &&'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
-    (*error).source()
 }

@@ -51,7 +51,7 @@ pub(super) struct Resolver {
     guard: Arc<AddressGuard>,
     look_up: LookUp,
     look_ups: Arc<Semaphore>,
-    known: Cache<String, Arc<[SocketAddr]>>,
+    known: Cache<String, Vec<SocketAddr>>,
 }
 
 impl Resolver {
@@ -66,19 +66,19 @@ impl Resolver {
 
     /// The addresses of `name` that may be dialled; at least one. Whoever asks for a name that is
     /// being looked up waits for that look-up.
-    pub(super) async fn addresses(&self, name: &str) -> Result<Arc<[SocketAddr]>, ResolveError> {
+    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let addresses = self.known.try_get_with_by_ref(name, self.pass(name)).await;
         addresses.map_err(|error| *error)
     }
 
-    async fn pass(&self, name: &str) -> Result<Arc<[SocketAddr]>, ResolveError> {
+    async fn pass(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let found = if is_localhost(name) {
             vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]
         } else {
             self.ask(name.to_owned()).await?
         };
         let passing = found.into_iter().filter(|address| self.guard.check(address.ip()).is_ok());
-        let passing: Arc<[SocketAddr]> = passing.collect();
+        let passing: Vec<_> = passing.collect();
         if passing.is_empty() { Err(ResolveError::Forbidden) } else { Ok(passing) }
     }
 
@@ -102,7 +102,7 @@ impl Resolve for Resolver {
         let resolver = self.clone();
         Box::pin(async move {
             let addresses = resolver.addresses(name.as_str()).await?;
-            Ok(Box::new(addresses.to_vec().into_iter()) as Addrs)
+            Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }

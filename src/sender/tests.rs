@@ -1,2 +1,115 @@
-#[test]
-fn x() {}
+//! Attempts against real sockets that behave and misbehave.
+
+mod answers;
+mod endpoint;
+mod failures;
+mod requests;
+mod tls;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use posthorn_domain::address::AddressGuard;
+use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
+use posthorn_domain::signature::{SecretKey, SigningSecret};
+use posthorn_domain::subscription::SigningSecrets;
+use posthorn_domain::target::TargetUrl;
+use posthorn_domain::time::Timestamp;
+use uuid::Uuid;
+
+use super::resolver::Resolver;
+use super::{Reply, Request, Sender, Settings};
+
+/// Longer than any answer of the test's endpoints takes, on a busy machine too.
+const AMPLE: Duration = Duration::from_secs(20);
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(since.as_millis().try_into().unwrap())
+}
+
+/// What a request borrows from.
+struct Case {
+    target: TargetUrl,
+    headers: StaticHeaders,
+    secret_key: Option<SecretKey>,
+    signing: SigningSecrets,
+    replay_of: Option<DeliveryId>,
+    content_type: &'static str,
+    payload: Bytes,
+    timeout: Duration,
+    at: Timestamp,
+}
+
+impl Case {
+    fn to(url: &str) -> Self {
+        Self {
+            target: TargetUrl::parse(url).unwrap(),
+            headers: StaticHeaders::default(),
+            secret_key: None,
+            signing: SigningSecrets { current: SigningSecret::from_random([1; 32]), previous: None },
+            replay_of: None,
+            content_type: "application/json",
+            payload: Bytes::from_static(b"{}"),
+            timeout: AMPLE,
+            at: now(),
+        }
+    }
+
+    fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    fn request(&self) -> Request<'_> {
+        Request {
+            target: &self.target,
+            headers: &self.headers,
+            secret_key: self.secret_key.as_ref(),
+            signing: &self.signing,
+            delivery_id: DeliveryId(Uuid::from_u128(0x0199_0000_7000_8000_0000_0000_0001)),
+            sequence: Sequence(42),
+            attempt: AttemptNumber::after(2),
+            replay_of: self.replay_of,
+            content_type: self.content_type,
+            payload: self.payload.clone(),
+            timeout: self.timeout,
+            at: self.at,
+        }
+    }
+
+    async fn send(&self, sender: &Sender) -> Reply {
+        let request = self.request();
+        let attempt = sender.attempt(&request);
+        tokio::time::timeout(2 * AMPLE, attempt).await.expect("an attempt ends within its time-out")
+    }
+}
+
+fn settings(allowed: &[&str]) -> Settings {
+    let guard = AddressGuard::new(allowed.iter().map(|network| network.parse().unwrap()).collect());
+    Settings { guard, user_agent: "Posthorn/0.0.0".to_owned() }
+}
+
+/// May dial 127.0.0.1 and nothing else of this machine.
+fn sender() -> Sender {
+    sender_with(&["127.0.0.1/32"])
+}
+
+fn sender_with(allowed: &[&str]) -> Sender {
+    let settings = settings(allowed);
+    let resolver = Resolver::new(settings.guard.clone(), test_names);
+    Sender::build(settings, resolver, |builder| builder).unwrap()
+}
+
+/// The test's own name server.
+fn test_names(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let addresses: &[[u8; 4]] = match name {
+        "allowed.example" => &[[127, 0, 0, 1]],
+        "forbidden.example" => &[[127, 0, 0, 2], [10, 0, 0, 1]],
+        "mixed.example" => &[[127, 0, 0, 2], [127, 0, 0, 1]],
+        _ => return Err(io::Error::other("no such name, said with its http://secret/path?query")),
+    };
+    Ok(addresses.iter().map(|&address| (address, 0).into()).collect())
+}

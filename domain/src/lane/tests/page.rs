@@ -124,3 +124,32 @@ fn a_page_nobody_waits_for_does_no_harm() {
     assert_eq!(rig.end(1, SUCCESS), []);
     assert!(rig.rests());
 }
+
+#[test]
+fn failing_deliveries_stand_beside_the_window_but_not_without_end() {
+    let in_flight_max = 1000;
+    let mut rig = Rig::new(Policy {
+        retry: RetryPolicy { max_retries: 9, delay: secs(900), delay_max: secs(900) },
+        circuit: CircuitPolicy { failure_threshold: 1_000_000, ..POLICY.circuit },
+        ..policy(Ordering::None, in_flight_max)
+    });
+    let mut flying = Vec::new();
+    let mut accepted = 0;
+    // Half of what is in flight fails, again and again.
+    for _ in 0..9 {
+        flying.extend(rig.accept(many(accepted + 1..=accepted + 1000)));
+        accepted += 1000;
+        while let Some(load) = rig.load.take() {
+            let limit = i64::try_from(load.limit).expect("a page is small");
+            let last = accepted.min(load.after.0 + limit);
+            flying.extend(rig.loaded(many(load.after.0 + 1..=last)));
+        }
+        for (sequence, _) in flying.split_off(flying.len() / 2) {
+            flying.extend(rig.end(sequence, FAILURE));
+        }
+    }
+    let bound = 256 + 1024 + 1000;
+    let len = rig.lane.window.len();
+    assert!((1024..=bound).contains(&len), "{len} in the window");
+    assert!(rig.lane.next_wakeup().is_some());
+}

@@ -1,0 +1,265 @@
+//! Bodies: read within a limit and a time, and JSON in and out.
+//!
+//! poem-openapi documents the types; reading them is our own, because its reader takes numbers for
+//! strings, and tells of a bad field as text only. Here syntax is one thing (400), and a well-formed
+//! body with a field that may not be so another (422, with a JSON pointer to it).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use poem::http::{HeaderMap, header};
+use poem::{Body, IntoResponse, Request, RequestBody, Response};
+use poem_openapi::payload::{ParsePayload, Payload};
+use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::types::Type;
+use poem_openapi::{ApiResponse, impl_apirequest_for_payload};
+use posthorn_domain::payload::{check_json, is_json_content_type};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_path_to_error::{Path, Segment};
+
+use super::problem::{FieldError, Kind, Problem};
+
+/// The largest body of the API, other than events: room for 32 static headers of 4 KiB, and for
+/// what escaping adds.
+pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a body may take to arrive (`reliability.md`, A19).
+const BODY_READ_TIME: Duration = Duration::from_secs(30);
+
+/// The whole body, where it is no longer than `bytes_max`.
+///
+/// A body that declares a greater length is refused unread, so that a client that waits for
+/// `100 Continue` never sends it. Memory grows with what arrives, not with what is declared.
+pub(super) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    check_declared_length(headers, bytes_max)?;
+    let limited = Limited::new(BoxBody::from(body), bytes_max);
+    match tokio::time::timeout(BODY_READ_TIME, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(bytes_max)),
+        Ok(Err(_)) => Err(Problem::new(Kind::MalformedRequest, "the body ended half-way or is badly framed")),
+        Err(_) => Err(Problem::new(
+            Kind::RequestTimeout,
+            format!("the body did not arrive within {} seconds", BODY_READ_TIME.as_secs()),
+        )),
+    }
+}
+
+/// Whether the length that the head declares is allowed.
+pub(super) fn check_declared_length(headers: &HeaderMap, bytes_max: usize) -> Result<(), Problem> {
+    let declared =
+        headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    match declared {
+        Some(length) if usize::try_from(length).map_or(true, |length| length > bytes_max) => {
+            Err(Problem::too_large(bytes_max))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A JSON body, in or out.
+#[derive(Debug)]
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Type> Payload for Json<T> {
+    const CONTENT_TYPE: &'static str = "application/json";
+
+    fn check_content_type(content_type: &str) -> bool {
+        is_json_content_type(content_type)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: DeserializeOwned + Type> ParsePayload for Json<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
+        let bytes = read(request.headers(), body.take()?, BODY_BYTES_MAX).await?;
+        Ok(Self(parse(&bytes)?))
+    }
+}
+
+impl_apirequest_for_payload!(Json<T>, T: DeserializeOwned + Type);
+
+impl<T: Serialize + Send> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(body) => Response::builder().content_type("application/json").body(body),
+            Err(error) => {
+                tracing::error!(%error, "an answer cannot be written as JSON");
+                Problem::internal().into_response()
+            }
+        }
+    }
+}
+
+impl<T: Serialize + Type> ApiResponse for Json<T> {
+    fn meta() -> MetaResponses {
+        let content = vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: Self::schema_ref() }];
+        let response = MetaResponse {
+            description: "",
+            status: Some(200),
+            status_range: None,
+            content,
+            headers: Vec::new(),
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+/// One JSON value, as the type says.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    check_json(bytes).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    serde_path_to_error::deserialize(&mut json).map_err(|error| explain(error.path(), error.inner()))
+}
+
+/// Why JSON is not what it should be.
+fn explain(path: &Path, error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    if text.starts_with("recursion limit") {
+        return Problem::new(Kind::MalformedJson, "expected JSON of at most 128 levels");
+    }
+    // Line and column help nobody who has a pointer.
+    let text = text.rsplit_once(" at line ").map_or(&*text, |(text, _)| text);
+    let mut pointer = to_pointer(path);
+    let detail = if let Some(name) = quoted(text, "missing field `") {
+        push_segment(&mut pointer, name);
+        "expected this field"
+    } else if let Some(name) = quoted(text, "unknown field `") {
+        let mut last = String::new();
+        push_segment(&mut last, name);
+        // Most often the path leads to the field already.
+        if !pointer.ends_with(&last) {
+            pointer.push_str(&last);
+        }
+        "there is no such field"
+    } else {
+        text
+    };
+    Problem::fields(vec![FieldError { pointer, detail: detail.to_owned() }])
+}
+
+/// The name that serde quotes after `prefix`.
+fn quoted<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    text.strip_prefix(prefix)?.split_once('`').map(|(name, _)| name)
+}
+
+/// A JSON pointer (RFC 6901).
+fn to_pointer(path: &Path) -> String {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => push_segment(&mut pointer, &index.to_string()),
+            Segment::Map { key } => push_segment(&mut pointer, key),
+            Segment::Enum { .. } | Segment::Unknown => {}
+        }
+    }
+    pointer
+}
+
+/// Appends a step to a JSON pointer.
+pub(super) fn push_segment(pointer: &mut String, name: &str) {
+    pointer.push('/');
+    pointer.push_str(&name.replace('~', "~0").replace('/', "~1"));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it parses matters")]
+    struct Outer {
+        text: String,
+        #[serde(default)]
+        number: Option<u32>,
+        #[serde(default)]
+        inner: Option<Inner>,
+        #[serde(default)]
+        map: Option<BTreeMap<String, String>>,
+        #[serde(default)]
+        list: Vec<u8>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only whether it parses matters")]
+    struct Inner {
+        rate: f64,
+    }
+
+    #[test]
+    fn fields_at_fault_are_pointed_to() {
+        for (body, pointer, detail) in [
+            (r#"{"text":7}"#, "/text", "expected a string"),
+            (r#"{"text":null}"#, "/text", "expected a string"),
+            ("{}", "/text", "expected this field"),
+            (r#"{"text":"","zz":1}"#, "/zz", "no such field"),
+            (r#"{"text":"","a/b~c":1}"#, "/a~1b~0c", "no such field"),
+            (r#"{"text":"","number":-1}"#, "/number", "-1"),
+            (r#"{"text":"","number":1.5}"#, "/number", "1.5"),
+            (r#"{"text":"","number":"3"}"#, "/number", "expected u32"),
+            (r#"{"text":"","number":1e400}"#, "/number", "number out of range"),
+            (r#"{"text":"","inner":{}}"#, "/inner/rate", "expected this field"),
+            (r#"{"text":"","inner":{"rate":1,"zz":1}}"#, "/inner/zz", "no such field"),
+            (r#"{"text":"","inner":{"rate":"1"}}"#, "/inner/rate", "expected f64"),
+            (r#"{"text":"","inner":[]}"#, "/inner", "expected"),
+            (r#"{"text":"","map":{"x-a":1}}"#, "/map/x-a", "expected a string"),
+            (r#"{"text":"","list":[1,300]}"#, "/list/1", "expected u8"),
+            (r#"{"text":"","text":""}"#, "/text", "duplicate field"),
+            (r#"{"text":"\ud800"}"#, "/text", "surrogate"),
+            ("[1]", "", "expected"),
+            ("null", "", "expected struct"),
+        ] {
+            let problem = parse::<Outer>(body.as_bytes()).unwrap_err();
+            let [error] = problem.errors() else { panic!("{body}: {problem}") };
+            assert_eq!(error.pointer, pointer, "{body}: {problem}");
+            assert!(error.detail.contains(detail), "{body}: {problem}");
+            assert_eq!(problem.kind(), Kind::InvalidFields, "{body}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_malformed() {
+        let deep = format!(r#"{{"text":"","zz":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
+        for body in ["", "{", r#"{"text":7,"#, r#"{"text":""}}"#, "\u{feff}{}", "{'text':''}"] {
+            assert_eq!(parse::<Outer>(body.as_bytes()).unwrap_err().kind(), Kind::MalformedJson, "{body}");
+        }
+        assert_eq!(parse::<serde_json::Value>(deep.as_bytes()).unwrap_err().kind(), Kind::MalformedJson);
+    }
+
+    #[tokio::test]
+    async fn bodies_are_read_within_a_limit() {
+        let headers = HeaderMap::new();
+        assert_eq!(read(&headers, Body::from("12345"), 5).await.unwrap(), "12345");
+        assert_eq!(read(&headers, Body::from("123456"), 5).await.unwrap_err().kind(), Kind::PayloadTooLarge);
+        let declared = HeaderMap::from_iter([(header::CONTENT_LENGTH, 6.into())]);
+        // Refused by what is declared alone: the body itself would pass.
+        assert_eq!(read(&declared, Body::empty(), 5).await.unwrap_err().kind(), Kind::PayloadTooLarge);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_bodies_are_given_up() {
+        let never = Body::from_bytes_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        assert_eq!(read(&HeaderMap::new(), never, 5).await.unwrap_err().kind(), Kind::RequestTimeout);
+    }
+}

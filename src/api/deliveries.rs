@@ -1,0 +1,206 @@
+//! `/deliveries` and each subscription's list of them.
+
+mod view;
+
+use poem::{IntoResponse, Response};
+use poem_openapi::param::{Path, Query};
+use poem_openapi::registry::{
+    MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
+};
+use poem_openapi::{ApiResponse, OpenApi};
+use posthorn_domain::delivery;
+use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use uuid::Uuid;
+
+use super::Tag;
+use super::body::Json;
+use super::paging::{check_limit, read_cursor, write_cursor};
+use super::problem::{Kind, Problem};
+use super::words::{DeliveryStatus, Time};
+use crate::dispatch::{Control, IngestError};
+use crate::store::{Change, DeliveryFilter, Payload};
+pub(super) use view::{Delivery, DeliveryAttempt, DeliveryPage, ReplayedDelivery};
+
+/// Deliveries on a page where the client names no number.
+const LIMIT_DEFAULT: u32 = 20;
+
+pub(super) struct Deliveries {
+    pub(super) control: Control,
+}
+
+#[derive(ApiResponse)]
+enum RetryAnswer {
+    /// The delivery is due.
+    #[oai(status = 202)]
+    Due(Json<Delivery>),
+}
+
+#[derive(ApiResponse)]
+enum ReplayAnswer {
+    /// The event stands at the end of the line once more.
+    #[oai(status = 202)]
+    Replayed(
+        Json<ReplayedDelivery>,
+        /// Where it is told what became of the new delivery.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[OpenApi(tag = "Tag::Deliveries")]
+impl Deliveries {
+    /// List a subscription's deliveries, the newest first
+    #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "listDeliveries")]
+    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the contract")]
+    async fn list(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+        /// Only those in this standing.
+        status: Query<Option<DeliveryStatus>>,
+        /// Only those accepted at this time or later.
+        since: Query<Option<Time>>,
+        /// Only those accepted before this time.
+        until: Query<Option<Time>>,
+        /// Deliveries on a page; 20 where left out.
+        limit: Query<Option<i64>>,
+        /// The `next_cursor` of the page before.
+        cursor: Query<Option<String>>,
+    ) -> Result<Json<DeliveryPage>, Problem> {
+        let id = SubscriptionId(id.0);
+        let limit = check_limit(limit.0, LIMIT_DEFAULT)?;
+        let filter = DeliveryFilter {
+            status: status.0.map(|word| word.0),
+            since: since.0.map(|time| time.0),
+            until: until.0.map(|time| time.0),
+            before: cursor.0.as_deref().map(read_cursor).transpose()?,
+        };
+        self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
+        // One more than asked for tells whether there is another page.
+        let mut found = self.control.store().list_deliveries(id, &filter, limit + 1).await?;
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next_cursor = found.last().filter(|_| more).map(|last| write_cursor(last.sequence));
+        let waiting = self.control.waiting_for(id, &found).await?;
+        let items =
+            found.into_iter().zip(waiting).map(|(delivery, waiting)| Delivery::new(delivery, waiting));
+        Ok(Json(DeliveryPage { items: items.collect(), next_cursor }))
+    }
+
+    /// Show a delivery
+    #[oai(path = "/deliveries/:id", method = "get", operation_id = "getDelivery")]
+    async fn show(
+        &self,
+        /// The delivery.
+        id: Path<Uuid>,
+    ) -> Result<Json<Delivery>, Problem> {
+        let found = self.control.store().delivery(DeliveryId(id.0)).await?;
+        Ok(Json(explained(&self.control, found.ok_or_else(Problem::no_delivery)?).await?))
+    }
+
+    /// Show a delivery's payload
+    ///
+    /// The bytes as they came, with their content type.
+    #[oai(path = "/deliveries/:id/payload", method = "get", operation_id = "getDeliveryPayload")]
+    async fn payload(
+        &self,
+        /// The delivery.
+        id: Path<Uuid>,
+    ) -> Result<PayloadAnswer, Problem> {
+        let found = self.control.store().payload(DeliveryId(id.0)).await?;
+        found.map(PayloadAnswer).ok_or_else(Problem::no_delivery)
+    }
+
+    /// Retry a delivery now
+    ///
+    /// What waits for its retry time is due now; order and circuit still hold it.
+    #[oai(path = "/deliveries/:id/retry", method = "post", operation_id = "retryDelivery")]
+    async fn retry(
+        &self,
+        /// The delivery.
+        id: Path<Uuid>,
+    ) -> Result<RetryAnswer, Problem> {
+        let delivery = unfinished(self.control.retry(DeliveryId(id.0)).await?)?;
+        Ok(RetryAnswer::Due(Json(explained(&self.control, delivery).await?)))
+    }
+
+    /// Replay a delivery
+    ///
+    /// A new delivery of the same event at the end of the line, with a number of its own and the
+    /// header `Posthorn-Replay-Of`; so what the endpoint sees never goes backwards.
+    #[oai(path = "/deliveries/:id/replay", method = "post", operation_id = "replayDelivery")]
+    async fn replay(
+        &self,
+        /// The delivery.
+        id: Path<Uuid>,
+    ) -> Result<ReplayAnswer, Problem> {
+        let accepted = self.control.replay(DeliveryId(id.0)).await.map_err(|error| match error {
+            IngestError::NotFound => Problem::no_delivery(),
+            other => Problem::ingest(other),
+        })?;
+        let delivery_id = accepted.delivery_id.0;
+        let location = format!("/status/deliveries/{delivery_id}/status");
+        Ok(ReplayAnswer::Replayed(Json(ReplayedDelivery { delivery_id }), location))
+    }
+
+    /// Skip a delivery
+    ///
+    /// An unfinished delivery ends `failed` with the error `skipped`; one that paused its
+    /// subscription lets it go on.
+    #[oai(path = "/deliveries/:id/skip", method = "post", operation_id = "skipDelivery")]
+    async fn skip(
+        &self,
+        /// The delivery.
+        id: Path<Uuid>,
+    ) -> Result<Json<Delivery>, Problem> {
+        let delivery = unfinished(self.control.skip(DeliveryId(id.0)).await?)?;
+        Ok(Json(explained(&self.control, delivery).await?))
+    }
+}
+
+fn unfinished(change: Change) -> Result<delivery::Delivery, Problem> {
+    match change {
+        Change::Done(delivery) => Ok(delivery),
+        Change::Finished => Err(Problem::new(
+            Kind::DeliveryFinished,
+            "the delivery is finished; POST /deliveries/{id}/replay sends its event once more",
+        )),
+        Change::NotFound => Err(Problem::no_delivery()),
+    }
+}
+
+/// A delivery, with why it waits.
+pub(super) async fn explained(control: &Control, delivery: delivery::Delivery) -> Result<Delivery, Problem> {
+    let waiting = control.waiting_for(delivery.subscription_id, std::slice::from_ref(&delivery)).await?;
+    Ok(Delivery::new(delivery, waiting.into_iter().next().flatten()))
+}
+
+/// A payload, byte for byte.
+struct PayloadAnswer(Payload);
+
+impl IntoResponse for PayloadAnswer {
+    fn into_response(self) -> Response {
+        Response::builder().content_type(self.0.content_type).body(self.0.bytes)
+    }
+}
+
+impl ApiResponse for PayloadAnswer {
+    fn meta() -> MetaResponses {
+        let any = MetaSchema { description: Some("Any JSON value."), ..MetaSchema::ANY };
+        let content = vec![MetaMediaType {
+            content_type: "application/json",
+            schema: MetaSchemaRef::Inline(Box::new(any)),
+        }];
+        let response = MetaResponse {
+            description: "The bytes as they came, with their content type.",
+            status: Some(200),
+            status_range: None,
+            content,
+            headers: Vec::new(),
+        };
+        MetaResponses { responses: vec![response] }
+    }
+
+    fn register(_: &mut Registry) {}
+}

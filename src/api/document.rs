@@ -1,0 +1,127 @@
+//! The OpenAPI document: what poem-openapi writes of the handlers, made into what the contract says.
+//!
+//! poem-openapi knows the paths, parameters and types. It does not know what may be null, which
+//! problems an operation answers, or how headers are usually spelt; and it writes a described
+//! reference in a form that generators of clients stumble over. That is put right here, on the
+//! finished document ([`schemas`], [`operations`]), with examples added ([`examples`]).
+//!
+//! The document is the same for every server, and is committed as `openapi.json`.
+
+mod examples;
+mod operations;
+mod schemas;
+
+use std::collections::HashMap;
+
+use poem::endpoint::BoxEndpoint;
+use poem::http::Method;
+use poem_openapi::registry::{MetaApi, Registry};
+use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService, ServerObject};
+use serde_json::{Value, json};
+
+use super::deliveries::Deliveries;
+use super::ingest::Ingest;
+use super::problem::refusal::Methods;
+use super::status::Status;
+use super::subscriptions::Subscriptions;
+
+const DESCRIPTION: &str = "A webhook is a promise: what you hand in arrives, once accepted, in order, at \
+    the pace the other side can bear.\n\nEvents are handed in at `/ingest/{subscription_id}` and delivered \
+    to the subscription's `target_url`, signed (Standard Webhooks), at least once. Every path answers with \
+    and without a trailing slash. Every error is a problem of RFC 9457.";
+
+/// The document as JSON.
+#[must_use]
+pub fn json() -> String {
+    // A value of our own making: this cannot fail.
+    serde_json::to_string_pretty(&build()).unwrap_or_default() + "\n"
+}
+
+/// The document as YAML.
+#[must_use]
+pub fn yaml() -> String {
+    serde_yaml::to_string(&build()).unwrap_or_default()
+}
+
+/// The methods that each path takes.
+pub(super) fn methods() -> Methods {
+    let mut methods = Methods::default();
+    for (path, item) in build().get("paths").and_then(Value::as_object).into_iter().flatten() {
+        let of_path = item.as_object().into_iter().flatten();
+        let of_path = of_path.filter_map(|(method, _)| method.to_uppercase().parse::<Method>().ok());
+        methods.add(path, of_path.collect());
+    }
+    methods
+}
+
+/// A page that shows the document.
+pub(super) fn swagger_ui() -> String {
+    let service = service();
+    service.swagger_ui_html().replace(&service.spec(), &embedded())
+}
+
+/// Another.
+pub(super) fn redoc() -> String {
+    let service = service();
+    let html = service.redoc_html().replace(&service.spec(), &embedded());
+    // The page would fetch its fonts from elsewhere.
+    html.lines()
+        .filter(|line| !line.trim_start().starts_with("<link "))
+        .fold(String::new(), |html, line| html + line + "\n")
+}
+
+/// The document within a script: nothing in it may end the script.
+fn embedded() -> String {
+    json().replace("</", "<\\/")
+}
+
+/// The handlers' descriptions without the handlers, so that no database is needed.
+struct Described;
+
+type Api = (Subscriptions, Ingest, Deliveries, Status);
+
+impl OpenApi for Described {
+    fn meta() -> Vec<MetaApi> {
+        Api::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        Api::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+fn service() -> OpenApiService<Described, ()> {
+    OpenApiService::new(Described, "Posthorn", env!("CARGO_PKG_VERSION"))
+        .description(DESCRIPTION)
+        .contact(ContactObject::new().name("The maintainers of Posthorn"))
+        .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
+        .server(ServerObject::new("http://127.0.0.1:8000").description("As started without configuration"))
+}
+
+fn build() -> Value {
+    // What poem-openapi writes is JSON; were it not, the test of the committed document would say so.
+    let mut document: Value = serde_json::from_str(&service().spec()).unwrap_or_default();
+    add_security(&mut document);
+    schemas::finish(&mut document);
+    operations::finish(&mut document);
+    document
+}
+
+fn add_security(document: &mut Value) {
+    if let Some(components) = document.get_mut("components").and_then(Value::as_object_mut) {
+        let bearer = json!({
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key. A server without configured keys asks for none.",
+        });
+        components.insert("securitySchemes".to_owned(), json!({ "bearer": bearer }));
+    }
+    if let Some(document) = document.as_object_mut() {
+        document.insert("security".to_owned(), json!([{ "bearer": [] }]));
+    }
+}
+
+#[cfg(test)]
+mod tests;

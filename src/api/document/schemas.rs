@@ -1,0 +1,172 @@
+//! Schemas: what may be null, what is always there, how long and how large.
+
+use poem_openapi::registry::Registry;
+use poem_openapi::types::Type as _;
+use posthorn_domain::limits::{
+    DESCRIPTION_CHARS_MAX, ERROR_MESSAGE_CHARS_MAX, KEY_CHARS_MAX, PAGE_LIMIT_MAX, RESPONSE_BODY_KEPT_BYTES,
+    STATIC_HEADER_BYTES_MAX, STATIC_HEADERS_MAX, TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX,
+};
+use serde_json::{Map, Value, json};
+
+use crate::api::problem::ProblemBody;
+
+/// What clients send. Everything else is sent to them.
+const REQUESTS: &[&str] = &["SubscriptionCreate", "SubscriptionUpdate", "RetrySettings", "RateLimit"];
+
+/// Fields of requests that may be left out but not be null.
+const NEVER_NULL: &[(&str, &str)] = &[("SubscriptionUpdate", "target_url")];
+
+/// Fields of answers that are not always there.
+const SOMETIMES: &[(&str, &str)] = &[("Problem", "errors")];
+
+/// The largest integer that every language reads right (RFC 8259 §6); counts stay far below.
+const INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// Texts and lists by the name of their field, with how long they get at most.
+const LONGEST: &[(&str, usize)] = &[
+    ("attempts", 1010),
+    ("cursor", 64),
+    ("description", DESCRIPTION_CHARS_MAX),
+    ("detail", 8192),
+    ("error", ERROR_MESSAGE_CHARS_MAX),
+    ("error_message", ERROR_MESSAGE_CHARS_MAX),
+    ("errors", 1000),
+    ("items", PAGE_LIMIT_MAX as usize),
+    ("next_cursor", 64),
+    ("ordering_key", KEY_CHARS_MAX),
+    ("pointer", 8192),
+    ("response_body", RESPONSE_BODY_KEPT_BYTES),
+    ("signing_secret", 128),
+    ("summary", 4096),
+    ("target_url", TARGET_URL_CHARS_MAX),
+    ("tenant", TENANT_CHARS_MAX),
+    ("title", 128),
+    ("type", 128),
+];
+
+/// Puts every schema of the document right.
+pub(super) fn finish(document: &mut Value) {
+    let Some(schemas) = document.pointer_mut("/components/schemas").and_then(Value::as_object_mut) else {
+        return;
+    };
+    add_problem(schemas);
+    for (name, schema) in schemas.iter_mut() {
+        let Some(schema) = schema.as_object_mut() else { continue };
+        if REQUESTS.contains(&name.as_str()) {
+            schema.insert("additionalProperties".to_owned(), false.into());
+        }
+        finish_properties(name, schema);
+    }
+    walk(document, &mut |value| {
+        straighten_reference(value);
+        bound_number(value);
+    });
+}
+
+/// Problems stand in no handler's answer, so poem-openapi leaves their schema out.
+fn add_problem(schemas: &mut Map<String, Value>) {
+    let mut registry = Registry::new();
+    ProblemBody::register(&mut registry);
+    for (name, schema) in registry.schemas {
+        // A schema is plain data: this cannot fail.
+        schemas.insert(name, serde_json::to_value(schema).unwrap_or_default());
+    }
+}
+
+fn finish_properties(of: &str, schema: &mut Map<String, Value>) {
+    let required: Vec<Value> = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is_request = REQUESTS.contains(&of);
+    let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
+    let mut always = Vec::new();
+    for (name, property) in properties.iter_mut() {
+        let is_among = |list: &[(&str, &str)]| list.contains(&(of, name.as_str()));
+        let may_miss = !required.contains(&name.as_str().into());
+        let Some(property) = property.as_object_mut() else { continue };
+        // A default would make generators send the field, or say it is always there.
+        property.remove("default");
+        bound_length(name, property);
+        if may_miss && !is_among(NEVER_NULL) && !is_among(SOMETIMES) {
+            make_nullable(property);
+        }
+        if !may_miss || !(is_request || is_among(SOMETIMES)) {
+            always.push(Value::from(name.as_str()));
+        }
+    }
+    if !always.is_empty() {
+        schema.insert("required".to_owned(), always.into());
+    }
+}
+
+/// A reference cannot have siblings in OpenAPI 3.0, so it moves into `allOf`.
+fn make_nullable(property: &mut Map<String, Value>) {
+    if let Some(reference) = property.remove("$ref") {
+        property.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+    }
+    property.insert("nullable".to_owned(), true.into());
+}
+
+/// Notes how long a text or a list gets at most.
+pub(super) fn bound_length(name: &str, schema: &mut Map<String, Value>) {
+    let longest = LONGEST.iter().find(|(field, _)| *field == name).map(|(_, max)| *max);
+    let kind = schema.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match (kind.as_str(), longest) {
+        ("string", Some(max)) if !schema.contains_key("format") => {
+            schema.entry("maxLength").or_insert(max.into());
+        }
+        ("array", Some(max)) => {
+            schema.entry("maxItems").or_insert(max.into());
+        }
+        ("object", _) if name == "headers" => {
+            schema.insert("maxProperties".to_owned(), STATIC_HEADERS_MAX.into());
+            let value = json!({ "type": "string", "maxLength": STATIC_HEADER_BYTES_MAX });
+            schema.insert("additionalProperties".to_owned(), value);
+        }
+        _ => {}
+    }
+}
+
+/// poem-openapi writes a described reference as `allOf` of the reference and the description; then
+/// generators see two types. The reference alone belongs there, and the rest beside it.
+fn straighten_reference(value: &mut Value) {
+    let Some(all_of) = value.get_mut("allOf").and_then(Value::as_array_mut) else { return };
+    if all_of.iter().any(|part| part.get("$ref").is_some()) {
+        all_of.retain(|part| part.get("$ref").is_some());
+    }
+}
+
+/// Integers by their width, in the formats that OpenAPI knows, and bounds as integers where they are.
+fn bound_number(value: &mut Value) {
+    let Some(schema) = value.as_object_mut() else { return };
+    for bound in ["minimum", "maximum"] {
+        if let Some(whole) = schema.get(bound).and_then(Value::as_f64).and_then(as_integer) {
+            schema.insert(bound.to_owned(), whole);
+        }
+    }
+    let (format, min, max) = match schema.get("format").and_then(Value::as_str) {
+        Some("uint16") => ("int32", Some(0), u64::from(u16::MAX)),
+        Some("uint32") => ("int64", Some(0), u64::from(u32::MAX)),
+        Some("uint64") => ("int64", Some(0), INTEGER_MAX),
+        Some("int64") => ("int64", None, INTEGER_MAX),
+        _ => return,
+    };
+    schema.insert("format".to_owned(), format.into());
+    if let Some(min) = min {
+        schema.entry("minimum").or_insert(min.into());
+    }
+    schema.entry("maximum").or_insert(max.into());
+}
+
+fn as_integer(number: f64) -> Option<Value> {
+    let text = format!("{number:.0}");
+    let whole: i64 = text.parse().ok()?;
+    (number.fract() == 0.0).then(|| whole.into())
+}
+
+fn walk(value: &mut Value, visit: &mut impl FnMut(&mut Value)) {
+    visit(value);
+    match value {
+        Value::Object(members) => members.values_mut().for_each(|member| walk(member, visit)),
+        Value::Array(items) => items.iter_mut().for_each(|item| walk(item, visit)),
+        _ => {}
+    }
+}

@@ -1,0 +1,198 @@
+use std::collections::BTreeSet;
+
+use super::*;
+
+fn operations(document: &Value) -> Vec<(String, &Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    paths
+        .iter()
+        .flat_map(|(path, item)| {
+            item.as_object()
+                .unwrap()
+                .iter()
+                .map(move |(method, operation)| (format!("{method} {path}"), operation))
+        })
+        .collect()
+}
+
+/// The document is committed, so that a change of the contract shows in a review.
+#[test]
+fn committed_document_is_fresh() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi.json");
+    let committed = std::fs::read_to_string(path).unwrap_or_default();
+    assert!(committed == json(), "openapi.json is stale: `posthorn openapi > openapi.json` writes it anew");
+}
+
+#[test]
+fn yaml_says_the_same() {
+    assert_eq!(serde_yaml::from_str::<Value>(&yaml()).unwrap(), build());
+}
+
+#[test]
+fn operations_are_complete() {
+    let document = build();
+    let mut ids = BTreeSet::new();
+    for (name, operation) in operations(&document) {
+        let id = operation["operationId"].as_str().unwrap();
+        assert!(ids.insert(id), "{name}: {id} is there twice");
+        assert!(id.chars().all(char::is_alphanumeric) && id.starts_with(char::is_lowercase), "{id}");
+        assert_eq!(operation["tags"].as_array().unwrap().len(), 1, "{name}");
+        assert!(operation["summary"].as_str().is_some_and(|text| !text.is_empty()), "{name}");
+        let responses = operation["responses"].as_object().unwrap();
+        assert!(responses.keys().any(|status| status.starts_with('2')), "{name}");
+        assert!(responses.keys().any(|status| status.starts_with('4')), "{name}");
+        for (status, response) in responses {
+            check_response(&format!("{name} {status}"), status, response);
+        }
+    }
+    assert_eq!(ids.len(), 24, "{ids:?}");
+}
+
+fn check_response(name: &str, status: &str, response: &Value) {
+    assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{name}");
+    let problem = status.starts_with(['4', '5']);
+    let kind = if problem { "application/problem+json" } else { "application/json" };
+    let Some(content) = response["content"].as_object() else {
+        assert_eq!(status, "204", "{name}");
+        return;
+    };
+    assert_eq!(content.keys().collect::<Vec<_>>(), [kind], "{name}");
+    assert!(!content[kind]["example"].is_null(), "{name}: no example");
+}
+
+#[test]
+fn tags_are_explained() {
+    let document = build();
+    let explained: BTreeSet<_> = document["tags"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|tag| {
+            assert!(tag["description"].is_string(), "{tag}");
+            tag["name"].as_str().unwrap()
+        })
+        .collect();
+    for (name, operation) in operations(&document) {
+        assert!(explained.contains(operation["tags"][0].as_str().unwrap()), "{name}");
+    }
+}
+
+#[test]
+fn only_the_public_needs_no_key() {
+    let document = build();
+    assert_eq!(document["security"], json!([{"bearer": []}]));
+    for (name, operation) in operations(&document) {
+        let expected = match name.as_str() {
+            "get /health" | "get /health/ready" => json!([]),
+            "post /ingest/{subscription_id}" => json!([{"bearer": []}, {}]),
+            _ => Value::Null,
+        };
+        assert_eq!(operation["security"], expected, "{name}");
+        let refuses = operation["responses"]["401"].is_object();
+        assert_eq!(refuses, expected != json!([]), "{name}");
+    }
+}
+
+/// Every value in the document has a type, and every number, text and list an end.
+#[test]
+fn schemas_are_typed_and_bounded() {
+    let document = build();
+    let mut checked = 0;
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        checked += check_schema(name, schema);
+    }
+    for (name, operation) in operations(&document) {
+        for parameter in operation["parameters"].as_array().into_iter().flatten() {
+            let name = format!("{name} {}", parameter["name"]);
+            assert!(parameter["description"].is_string(), "{name}");
+            checked += check_schema(&name, &parameter["schema"]);
+        }
+    }
+    assert!(checked > 100, "{checked}");
+}
+
+fn check_schema(name: &str, schema: &Value) -> usize {
+    let has = |key: &str| !schema[key].is_null();
+    if has("$ref") || has("allOf") {
+        assert!(!(has("$ref") && has("description")), "{name}: nothing may stand beside a reference");
+        assert!(schema["allOf"].as_array().is_none_or(|parts| parts.len() == 1), "{name}");
+        return 1;
+    }
+    assert!(!has("default"), "{name}");
+    match schema["type"].as_str() {
+        Some("object") => {
+            let properties = schema["properties"].as_object();
+            assert!(properties.is_some() || has("additionalProperties"), "{name}");
+            let of_property = |(property, schema): (&String, &Value)| {
+                let name = format!("{name}.{property}");
+                assert!(has_description(schema), "{name}: no description");
+                check_schema(&name, schema)
+            };
+            1 + properties.into_iter().flatten().map(of_property).sum::<usize>()
+        }
+        Some("array") => {
+            assert!(has("maxItems"), "{name}");
+            1 + check_schema(&format!("{name}[]"), &schema["items"])
+        }
+        Some("string") => {
+            let ended = has("maxLength")
+                || has("enum")
+                || matches!(schema["format"].as_str(), Some("uuid" | "date-time"));
+            assert!(ended, "{name}: how long?");
+            1
+        }
+        Some("integer" | "number") => {
+            assert!(has("minimum") && has("maximum") && has("format"), "{name}: {schema}");
+            1
+        }
+        Some("boolean") => 1,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn has_description(schema: &Value) -> bool {
+    schema["description"].is_string() || schema["$ref"].is_string()
+}
+
+#[test]
+fn null_is_where_it_may_be() {
+    let document = build();
+    let property =
+        |schema: &str, name: &str| document["components"]["schemas"][schema]["properties"][name].clone();
+    for (schema, name, nullable) in [
+        ("SubscriptionCreate", "target_url", false),
+        ("SubscriptionCreate", "tenant", true),
+        ("SubscriptionUpdate", "target_url", false),
+        ("SubscriptionUpdate", "ordering", true),
+        ("SubscriptionUpdate", "headers", true),
+        ("SubscriptionUpdate", "retry", true),
+        ("RetrySettings", "max_retries", true),
+        ("RateLimit", "burst", false),
+        ("Subscription", "id", false),
+        ("Subscription", "description", true),
+        ("Subscription", "retry", true),
+        ("CreatedSubscription", "description", true),
+        ("CreatedSubscription", "signing_secret", false),
+        ("Delivery", "waiting_for", true),
+        ("SystemStats", "success_rate", true),
+        ("Problem", "errors", false),
+    ] {
+        let property = property(schema, name);
+        assert_eq!(property["nullable"].as_bool().unwrap_or(false), nullable, "{schema}.{name}: {property}");
+    }
+    for (schema, required) in [
+        ("SubscriptionCreate", &["target_url"][..]),
+        ("RateLimit", &["burst", "requests_per_second"]),
+        ("WaitingFor", &["reason", "sequence", "until"]),
+        ("Problem", &["detail", "status", "title", "type"]),
+    ] {
+        assert_eq!(document["components"]["schemas"][schema]["required"], json!(required), "{schema}");
+    }
+    assert!(document["components"]["schemas"]["SubscriptionUpdate"]["required"].is_null());
+}
+
+#[test]
+fn methods_are_those_of_the_document() {
+    let methods = format!("{:?}", methods());
+    assert!(methods.contains("PUT") && methods.contains("{subscription_id}"), "{methods}");
+}

@@ -1,0 +1,233 @@
+//! HTTP: the contract of `api.md`, one file per resource.
+//!
+//! A request goes through [`server`] (connections, limits of heads and time), then the shell built
+//! here: errors become problems ([`problem`]), panics too, the host is checked where there
+//! are no keys, [`auth`] tells who calls, and a slash at the end of a path makes no difference. Then
+//! it meets its handler: [`subscriptions`], [`ingest`], [`status`], [`deliveries`], [`documents`].
+//!
+//! Handlers hold no state and decide nothing: they check what came in, ask
+//! [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the
+//! contract and the tables change for different reasons. Bodies are read by [`body`], small types
+//! stand in [`words`], pages and cursors in [`paging`].
+//!
+//! poem-openapi writes the document from the handlers and their types; [`document`] makes of it what
+//! generators of clients understand.
+
+mod auth;
+mod body;
+mod deliveries;
+pub mod document;
+mod documents;
+mod host;
+mod ingest;
+mod paging;
+mod problem;
+pub mod server;
+mod status;
+mod subscriptions;
+mod words;
+
+use std::sync::Arc;
+
+use poem::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
+use poem::http::{HeaderValue, Method};
+use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
+use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, Route, get};
+use poem_openapi::{OpenApiService, Tags};
+use posthorn_domain::address::AddressGuard;
+
+use crate::clock::Clock;
+use crate::dispatch::Control;
+pub use auth::KeyDigest;
+use deliveries::Deliveries;
+use ingest::Ingest;
+use problem::Problem;
+use problem::refusal::{Methods, to_response};
+use status::Status;
+use subscriptions::Subscriptions;
+
+/// How the API is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The largest payload taken in, in bytes.
+    pub payload_bytes_max: usize,
+    /// Which addresses subscriptions may name.
+    pub guard: AddressGuard,
+    /// Sees and does everything; none: whoever reaches the server does.
+    pub admin_key: Option<KeyDigest>,
+    /// Tells the time.
+    pub clock: Clock,
+}
+
+/// What the operations are about.
+#[derive(Tags)]
+#[oai(rename_all = "camelCase")]
+enum Tag {
+    /// Endpoints with their secrets and policies.
+    Subscriptions,
+    /// Where events come in.
+    Ingest,
+    /// Events on their way, and what a person may do to one.
+    Deliveries,
+    /// What became of things.
+    Status,
+    /// Whether the server is there, and ready.
+    Health,
+}
+
+/// Every route of the API, with all that stands before it.
+pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+    let api = (
+        Subscriptions { control: control.clone(), guard: settings.guard },
+        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max },
+        Deliveries { control: control.clone() },
+        Status { control, clock: settings.clock },
+    );
+    let routes = documents::routes()
+        .at("/problems/:name", get(problem::pages::show))
+        .nest("/", OpenApiService::new(api, "", ""));
+    shell(routes, settings.admin_key, document::methods())
+}
+
+/// All that stands before the routes.
+fn shell(
+    routes: Route,
+    admin_key: Option<KeyDigest>,
+    mut methods: Methods,
+) -> impl Endpoint<Output = Response> {
+    for path in documents::PATHS.iter().chain(&["/problems/{name}"]) {
+        methods.add(path, vec![Method::GET]);
+    }
+    let methods = Arc::new(methods);
+    let keyless = admin_key.is_none();
+    routes
+        .with(NormalizePath::new(TrailingSlash::Trim))
+        .around(move |next, request| auth::guard(next, admin_key.clone(), request))
+        .around(move |next, request| host::guard(next, keyless, request))
+        .with(CatchPanic::new().with_handler(|_| Problem::internal().into_response()))
+        .around(move |next, request| answer(next, methods.clone(), request))
+        .map_to_response()
+}
+
+/// Makes an answer of whatever comes back, and says what no answer of ours goes without.
+async fn answer<E: Endpoint>(
+    next: Arc<E>,
+    methods: Arc<Methods>,
+    request: Request,
+) -> poem::Result<Response> {
+    let uri = request.uri().clone();
+    let mut response = match next.call(request).await {
+        Ok(output) => output.into_response(),
+        Err(error) => to_response(error, uri.path(), &methods),
+    };
+    let headers = response.headers_mut();
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Answers are of the moment, and some hold secrets.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::test::TestClient;
+    use poem::{handler, post};
+    use serde_json::Value;
+
+    use super::*;
+
+    #[handler]
+    fn panics() {
+        panic!("a secret");
+    }
+
+    #[handler]
+    fn who(request: &Request) -> String {
+        format!("{:?}", auth::Caller::of_request(request))
+    }
+
+    fn client(admin_key: Option<&str>) -> TestClient<impl Endpoint<Output = Response>> {
+        let routes = documents::routes()
+            .at("/problems/:name", get(problem::pages::show))
+            .at("/panics", get(panics))
+            .at("/who", get(who))
+            .at("/ingest/:id", post(who));
+        let mut methods = Methods::default();
+        methods.add("/who", vec![Method::GET]);
+        TestClient::new(shell(routes, admin_key.map(KeyDigest::of), methods))
+            .default_header("host", "127.0.0.1:8000")
+    }
+
+    #[tokio::test]
+    async fn whatever_is_refused_is_a_problem() {
+        let client = client(None);
+        for (method, path, status, kind) in [
+            (Method::GET, "/nowhere", 404, "not-found"),
+            (Method::GET, "/", 404, "not-found"),
+            (Method::GET, "/problems/of-no-such-kind", 404, "not-found"),
+            (Method::POST, "/who", 405, "method-not-allowed"),
+            (Method::GET, "/panics", 500, "internal-error"),
+        ] {
+            let answer = client.request(method, path).send().await;
+            answer.assert_status(status.try_into().unwrap());
+            answer.assert_content_type("application/problem+json");
+            answer.assert_header("x-content-type-options", "nosniff");
+            if status == 405 {
+                answer.assert_header("allow", "GET, HEAD");
+            }
+            let body = answer.0.into_body().into_string().await.unwrap();
+            assert!(!body.contains("secret"), "{body}");
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!(body["type"], format!("/problems/{kind}"), "{path}: {body}");
+            assert_eq!(body["status"], status);
+        }
+    }
+
+    #[tokio::test]
+    async fn types_of_problems_lead_to_pages() {
+        let client = client(Some("key"));
+        for &kind in problem::Kind::ALL {
+            let answer = client.get(format!("/problems/{}/", kind.name())).send().await;
+            answer.assert_status_is_ok();
+            answer.assert_content_type("text/html; charset=utf-8");
+        }
+    }
+
+    #[tokio::test]
+    async fn keys_guard_all_but_the_public() {
+        let client = client(Some("key"));
+        for (path, key, status) in [
+            ("/who", None, 401),
+            ("/who/", None, 401),
+            ("//who", Some("Bearer other"), 401),
+            ("/nowhere", None, 401),
+            ("/who?key=key", None, 401),
+            ("/who", Some("Bearer key"), 200),
+            ("/openapi.json", None, 200),
+            ("/openapi.yaml/", None, 200),
+            ("/docs", None, 200),
+            ("/redoc", None, 200),
+        ] {
+            let mut request = client.get(path);
+            if let Some(key) = key {
+                request = request.header("authorization", key);
+            }
+            let answer = request.send().await;
+            answer.assert_status(status.try_into().unwrap());
+            if status == 401 {
+                answer.assert_header("www-authenticate", "Bearer");
+            }
+        }
+        client.post("/ingest/7").send().await.assert_text("Stranger").await;
+    }
+
+    #[tokio::test]
+    async fn slashes_and_heads_make_no_difference() {
+        let client = client(None);
+        for path in ["/who", "/who/", "//who//", "/who/?a=b"] {
+            client.get(path).send().await.assert_text("Admin").await;
+        }
+        let answer = client.head("/who").send().await;
+        answer.assert_status_is_ok();
+        answer.assert_text("").await;
+    }
+}

@@ -1,0 +1,421 @@
+//! Errors as clients see them: problems of RFC 9457.
+//!
+//! The one place that knows both the errors of the layers below and status codes. Each kind of
+//! problem has a stable name; its `type` is `/problems/<name>`, and that path answers a page that
+//! explains it ([`pages`]). What the framework refuses by itself becomes a problem in [`refusal`].
+//!
+//! A problem's text is written here or by the domain for clients: never a statement of SQL, a
+//! secret, or what a library says of itself.
+
+pub(super) mod pages;
+pub(super) mod refusal;
+
+use std::borrow::Cow;
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use poem::error::ResponseError;
+use poem::http::{HeaderValue, StatusCode, header};
+use poem::{IntoResponse, Response};
+use poem_openapi::registry::{MetaResponses, Registry};
+use poem_openapi::types::Type as _;
+use poem_openapi::{ApiResponse, Object};
+use serde::Serialize;
+
+use crate::dispatch::IngestError;
+use crate::store;
+
+/// The content type of every problem.
+pub(super) const CONTENT_TYPE: &str = "application/problem+json";
+
+/// When to come back where the database is away: it is asked anew by then.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $status:ident $name:literal $title:literal,)+) => {
+        /// What went wrong, in the kinds that clients can tell apart.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Kind { $($(#[$doc])* $kind,)+ }
+
+        impl Kind {
+            /// Every kind.
+            pub(super) const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// The last part of `type`; never changes.
+            pub(super) const fn name(self) -> &'static str {
+                match self { $(Self::$kind => $name,)+ }
+            }
+
+            /// The same for every problem of this kind.
+            pub(super) const fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title,)+ }
+            }
+
+            pub(super) const fn status(self) -> StatusCode {
+                match self { $(Self::$kind => StatusCode::$status,)+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request itself cannot be understood.
+    MalformedRequest = BAD_REQUEST "malformed-request" "The request cannot be understood",
+    /// The body is not one JSON value.
+    MalformedJson = BAD_REQUEST "malformed-json" "The body is not JSON",
+    /// A value in the path, the query or a header cannot be parsed.
+    InvalidParameter = BAD_REQUEST "invalid-parameter" "A parameter cannot be parsed",
+    /// No API key, or one that nobody knows.
+    ApiKeyRequired = UNAUTHORIZED "api-key-required" "An API key is required",
+    /// The ingest signature is missing, malformed or wrong.
+    InvalidSignature = UNAUTHORIZED "invalid-signature" "The signature is missing or wrong",
+    /// No such resource, or not this tenant's.
+    NotFound = NOT_FOUND "not-found" "There is no such resource",
+    /// The path exists, but not with this method.
+    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The path does not take this method",
+    /// The body did not arrive in time.
+    RequestTimeout = REQUEST_TIMEOUT "request-timeout" "The body took too long",
+    /// Ingest to a disabled subscription.
+    SubscriptionDisabled = CONFLICT "subscription-disabled" "The subscription is disabled",
+    /// The delivery has ended, one way or the other.
+    DeliveryFinished = CONFLICT "delivery-finished" "The delivery is finished",
+    /// More bytes than the limit.
+    PayloadTooLarge = PAYLOAD_TOO_LARGE "payload-too-large" "The body is too large",
+    /// Not JSON by its content type, or compressed.
+    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body is of another kind",
+    /// Asked under a name that a server without keys does not answer to.
+    MisdirectedRequest = MISDIRECTED_REQUEST "misdirected-request" "The request names another host",
+    /// Well-formed, but a field may not be so.
+    InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
+    /// The idempotency key was used with other bytes.
+    KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
+    /// The subscription's backlog is full, or the tenant's quota is spent.
+    TooMuch = TOO_MANY_REQUESTS "too-many-events" "More events than may wait",
+    /// A bug of ours.
+    Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
+    /// The database cannot take or tell anything now; nothing was done.
+    StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store is not available",
+    /// A part of the server is not ready.
+    NotReady = SERVICE_UNAVAILABLE "not-ready" "The server is not ready",
+    /// The answer to a commit was lost; it may have been done.
+    OutcomeUnknown = SERVICE_UNAVAILABLE "outcome-unknown" "It is not known whether it was stored",
+}
+
+/// Why a request was refused or failed.
+#[derive(Debug)]
+pub(super) struct Problem {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    header: Option<ProblemHeader>,
+}
+
+/// What a problem says in a header of its own.
+#[derive(Debug)]
+enum ProblemHeader {
+    RetryAfter(Duration),
+    Allow(String),
+    Challenge(&'static str),
+}
+
+/// A field at fault.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Object)]
+pub(super) struct FieldError {
+    /// The field as a JSON pointer into the body (RFC 6901); empty for the whole body.
+    pub(super) pointer: String,
+    /// What is wrong with it, and what it takes.
+    pub(super) detail: String,
+}
+
+/// A problem as it is written (RFC 9457 §3.1).
+#[derive(Serialize, Object)]
+#[oai(rename = "Problem")]
+pub(super) struct ProblemBody {
+    /// Names the kind of problem, and never changes; the path answers a page that explains it.
+    r#type: String,
+    /// The kind of problem in words.
+    title: String,
+    /// The status code of the answer.
+    status: u16,
+    /// What happened here, and what would help.
+    detail: String,
+    /// The fields at fault, where some are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(default)]
+    errors: Vec<FieldError>,
+}
+
+impl Problem {
+    pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), header: None }
+    }
+
+    /// Some fields are at fault.
+    pub(super) fn fields(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [FieldError { pointer, detail }] if pointer.is_empty() => detail.clone(),
+            [FieldError { pointer, detail }] => format!("{pointer}: {detail}"),
+            more => format!("{} fields are not as they must be", more.len()),
+        };
+        Self { errors, ..Self::new(Kind::InvalidFields, detail) }
+    }
+
+    /// A subscription that is not there.
+    pub(super) fn no_subscription() -> Self {
+        Self::new(Kind::NotFound, "there is no subscription with this id")
+    }
+
+    /// A subscription that only enabling brings back.
+    pub(super) fn disabled() -> Self {
+        Self::new(Kind::SubscriptionDisabled, "the subscription is disabled; POST /subscriptions/{id}/enable")
+    }
+
+    /// A delivery that is not there.
+    pub(super) fn no_delivery() -> Self {
+        Self::new(Kind::NotFound, "there is no delivery with this id, or retention removed it")
+    }
+
+    /// A body beyond its limit.
+    pub(super) fn too_large(bytes_max: usize) -> Self {
+        Self::new(Kind::PayloadTooLarge, format!("the body may have at most {bytes_max} bytes"))
+    }
+
+    fn challenge(mut self, challenge: &'static str) -> Self {
+        self.header = Some(ProblemHeader::Challenge(challenge));
+        self
+    }
+
+    fn retry_after(mut self, delay: Duration) -> Self {
+        self.header = Some(ProblemHeader::RetryAfter(delay));
+        self
+    }
+
+    /// No API key, or one that nobody knows.
+    pub(super) fn api_key_required() -> Self {
+        Self::new(Kind::ApiKeyRequired, "send a valid API key as Authorization: Bearer <key>")
+            .challenge("Bearer")
+    }
+
+    /// An event from somebody without an API key, whom no signature speaks for either.
+    pub(super) fn event_not_proved() -> Self {
+        let detail = "sign the event with the subscription's secret_key, or send a valid API key as \
+                      Authorization: Bearer <key>";
+        Self::new(Kind::ApiKeyRequired, detail).challenge("Bearer")
+    }
+
+    /// The ingest signature is missing, malformed or wrong.
+    pub(super) fn invalid_signature(detail: &'static str) -> Self {
+        // RFC 9110 §11.6.1 asks for a challenge; no scheme is registered for signed bodies, so the
+        // header to send is named.
+        Self::new(Kind::InvalidSignature, detail).challenge("X-Webhook-Signature-256")
+    }
+
+    #[cfg(test)]
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    #[cfg(test)]
+    pub(super) fn errors(&self) -> &[FieldError] {
+        &self.errors
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Unavailable(cause) => {
+                tracing::warn!(%cause, "store unavailable");
+                Self::store_unavailable(STORE_RETRY_AFTER)
+            }
+            store::Error::OutcomeUnknown(cause) => {
+                tracing::warn!(%cause, "outcome of a commit unknown");
+                Self::outcome_unknown(STORE_RETRY_AFTER)
+            }
+            // None of these can come of a request that the domain let pass.
+            store::Error::Conflict
+            | store::Error::Refused(_)
+            | store::Error::Corrupt(_)
+            | store::Error::Unusable(_) => {
+                tracing::error!(%error, "request failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl Problem {
+    /// Ingest that came to nothing, or to nobody knows what.
+    pub(super) fn ingest(error: IngestError) -> Self {
+        match error {
+            IngestError::NotFound => Self::no_subscription(),
+            IngestError::Disabled => Self::disabled(),
+            IngestError::KeyReused => {
+                Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
+            }
+            IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
+            IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
+        }
+    }
+
+    fn store_unavailable(retry_after: Duration) -> Self {
+        Self::new(Kind::StoreUnavailable, "nothing was stored; try again later").retry_after(retry_after)
+    }
+
+    /// A part of the server is not ready.
+    pub(super) fn not_ready(detail: &'static str) -> Self {
+        Self::new(Kind::NotReady, detail).retry_after(STORE_RETRY_AFTER)
+    }
+
+    fn outcome_unknown(retry_after: Duration) -> Self {
+        let detail = "it may have been stored; with the same Idempotency-Key, sending again is safe";
+        Self::new(Kind::OutcomeUnknown, detail).retry_after(retry_after)
+    }
+
+    /// A bug of ours; what it was stands in the log.
+    pub(super) fn internal() -> Self {
+        Self::new(Kind::Internal, "this is a bug; the server's log says more")
+    }
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        self.kind.status()
+    }
+
+    fn as_response(&self) -> Response {
+        let body = ProblemBody {
+            r#type: format!("/problems/{}", self.kind.name()),
+            title: self.kind.title().to_owned(),
+            status: self.kind.status().as_u16(),
+            detail: self.detail.clone().into_owned(),
+            errors: self.errors.clone(),
+        };
+        // Strings and a number: this cannot fail.
+        let body = serde_json::to_vec(&body).unwrap_or_default();
+        let mut response =
+            Response::builder().status(self.kind.status()).content_type(CONTENT_TYPE).body(body);
+        if let Some((name, value)) = self.header.as_ref().and_then(ProblemHeader::to_pair) {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl ProblemHeader {
+    fn to_pair(&self) -> Option<(header::HeaderName, HeaderValue)> {
+        match self {
+            // Whole seconds, and never none: a client that waits too short only comes again.
+            Self::RetryAfter(delay) => {
+                let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+                Some((header::RETRY_AFTER, seconds.max(1).into()))
+            }
+            Self::Allow(methods) => Some((header::ALLOW, HeaderValue::from_str(methods).ok()?)),
+            Self::Challenge(scheme) => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme))),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.as_response()
+    }
+}
+
+/// Which operation answers which problems is told by `document.rs`; here is only their shape.
+impl ApiResponse for Problem {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: Vec::new() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemBody::register(registry);
+    }
+}
+
+/// Collects every fault of a body, so that a client learns of all at once.
+#[derive(Debug, Default)]
+pub(super) struct Faults(Vec<FieldError>);
+
+impl Faults {
+    /// Notes that the field at `pointer` is at fault.
+    pub(super) fn add(&mut self, pointer: impl Into<String>, detail: impl Display) {
+        self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
+    }
+
+    /// The value, or a note that the field at `pointer` is at fault.
+    pub(super) fn take<T>(&mut self, pointer: &str, result: Result<T, impl Display>) -> Option<T> {
+        result.map_err(|error| self.add(pointer, error)).ok()
+    }
+
+    /// The problem, where anything is at fault.
+    pub(super) fn check(self) -> Result<(), Problem> {
+        if self.0.is_empty() { Ok(()) } else { Err(Problem::fields(self.0)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn problems_are_written_as_rfc_9457_says() {
+        let errors = vec![FieldError { pointer: "/a~1b".to_owned(), detail: "expected a number".to_owned() }];
+        let response = Problem::fields(errors).into_response();
+        assert_eq!(response.status(), 422);
+        assert_eq!(response.content_type(), Some("application/problem+json"));
+        let body: Value = response.into_body().into_json().await.unwrap();
+        let expected = json!({
+            "type": "/problems/invalid-fields",
+            "title": "Some fields are not as they must be",
+            "status": 422,
+            "detail": "/a~1b: expected a number",
+            "errors": [{"pointer": "/a~1b", "detail": "expected a number"}],
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn headers_go_with_their_kinds() {
+        for (problem, name, value) in [
+            (Problem::api_key_required(), "www-authenticate", "Bearer"),
+            (Problem::invalid_signature(""), "www-authenticate", "X-Webhook-Signature-256"),
+            (Problem::store_unavailable(Duration::from_millis(1)), "retry-after", "1"),
+            (Problem::outcome_unknown(Duration::from_millis(1001)), "retry-after", "2"),
+            (store::Error::Unavailable(String::new()).into(), "retry-after", "1"),
+        ] {
+            assert_eq!(problem.into_response().headers()[name], value);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_store_says_stays_inside() {
+        for error in [
+            store::Error::Unavailable("SELECT secret".to_owned()),
+            store::Error::OutcomeUnknown("SELECT secret".to_owned()),
+            store::Error::Refused("SELECT secret".to_owned()),
+            store::Error::Corrupt("SELECT secret".to_owned()),
+        ] {
+            let body = Problem::from(error).into_response().into_body().into_string().await.unwrap();
+            assert!(!body.contains("SELECT"), "{body}");
+        }
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let names: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
+        assert_eq!(names.len(), Kind::ALL.len());
+    }
+}

@@ -1,0 +1,115 @@
+//! A page for each kind of problem: what it means, and what to do about it.
+
+use poem::web::Html;
+use poem::{IntoResponse as _, Response, handler, web::Path};
+
+use super::{Kind, Problem};
+
+/// `GET /problems/{name}`.
+#[handler]
+pub(in crate::api) fn show(Path(name): Path<String>) -> Result<Response, Problem> {
+    let kind = Kind::ALL.iter().find(|kind| kind.name() == name);
+    let kind =
+        *kind.ok_or_else(|| Problem::new(Kind::NotFound, "there is no kind of problem with this name"))?;
+    Ok(Html(html(kind)).into_response())
+}
+
+fn html(kind: Kind) -> String {
+    let (status, title, text) = (kind.status(), kind.title(), explain(kind));
+    format!(
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>{title}</title>\n\
+         <h1>{title}</h1>\n<p>Status {status}, type <code>/problems/{}</code>.</p>\n<p>{text}</p>\n</html>\n",
+        kind.name()
+    )
+}
+
+const fn explain(kind: Kind) -> &'static str {
+    match kind {
+        Kind::MalformedRequest => {
+            "The request breaks the rules of HTTP or ended half-way. A proxy or a hand-written client \
+             is the usual cause."
+        }
+        Kind::MalformedJson => {
+            "The body must be one JSON value (RFC 8259) in UTF-8, without a byte order mark, and bodies of \
+             the API must not nest deeper than 128 levels. The detail says where it stops being JSON."
+        }
+        Kind::InvalidParameter => {
+            "A value in the path, the query or a header is not of the kind it must be: an id that is no \
+             UUID, a limit that is no number, a time that is not RFC 3339, a key of more than 255 characters."
+        }
+        Kind::ApiKeyRequired => {
+            "This server has API keys, and the request carries none or one that it does not know. Send \
+             Authorization: Bearer and the key. An event whose signature is right needs no key."
+        }
+        Kind::InvalidSignature => {
+            "The subscription has a secret_key, so each event must be signed: X-Webhook-Signature-256: \
+             sha256= and the lower-case hex of HMAC-SHA256 over the exact bytes of the body. \
+             X-Hub-Signature-256 does as well; where both are sent, both must be right, and each once."
+        }
+        Kind::NotFound => {
+            "There is nothing here: the id is wrong, the resource was deleted, retention removed it, or it \
+             belongs to another tenant."
+        }
+        Kind::MethodNotAllowed => {
+            "The path exists, but not with this method. The header Allow names those it takes."
+        }
+        Kind::RequestTimeout => {
+            "The body did not arrive within 30 seconds. Send it again over a better line."
+        }
+        Kind::SubscriptionDisabled => {
+            "The subscription is disabled, so it takes no events: its endpoint answered 410, or failed for \
+             too long without one success. POST /subscriptions/{id}/enable takes it up again."
+        }
+        Kind::DeliveryFinished => {
+            "The delivery has ended and stays as it is. POST /deliveries/{id}/replay sends its event once \
+             more, as a new delivery."
+        }
+        Kind::PayloadTooLarge => {
+            "The body has more bytes than the limit. For events it is POSTHORN_MAX_PAYLOAD_BYTES: send a \
+             reference instead of the thing, or raise the limit."
+        }
+        Kind::UnsupportedMediaType => {
+            "Bodies must be declared as application/json or as a type that ends in +json, and events must \
+             not be compressed: they are kept byte for byte and never unpacked."
+        }
+        Kind::MisdirectedRequest => {
+            "A server without API keys answers to addresses and to plain names such as localhost only, so \
+             that no website can reach it through a name of its own. Use the address, or set POSTHORN_ADMIN_KEY."
+        }
+        Kind::InvalidFields => {
+            "The body is JSON, but some fields are unknown, of the wrong type, out of range or not allowed. \
+             Each one stands under errors, with a JSON pointer to it and what it takes."
+        }
+        Kind::KeyReused => {
+            "A delivery with this Idempotency-Key exists, and its payload has other bytes. Send a key of \
+             its own with each event."
+        }
+        Kind::Internal => "This is a bug in Posthorn. The server's log says what happened.",
+        Kind::StoreUnavailable => {
+            "The database did not take the request, and nothing was stored. Try again after the time that \
+             Retry-After names."
+        }
+        Kind::TooMuch => {
+            "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries, or the tenant handed in more \
+             than its ingest limit allows. Nothing was stored; try again after the time that Retry-After names."
+        }
+        Kind::NotReady => "A part that the server needs is not ready; the detail names it.",
+        Kind::OutcomeUnknown => {
+            "The database's answer was lost after it was asked to store: it may have been done. Sending \
+             again with the same Idempotency-Key is safe; without one it may store the event twice."
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_a_page() {
+        for &kind in Kind::ALL {
+            let page = html(kind);
+            assert!(page.contains(kind.title()) && explain(kind).len() > 40, "{page}");
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! Connections: taken in, bounded, and let go.
+//!
+//! poem's own server has no limit of time for a request head, none for the number of connections,
+//! and turns in circles when no file descriptors are left (`reliability.md`, F8, A19). This one
+//! speaks HTTP/1.1 through hyper, which refuses malformed heads by itself, and bounds
+//!
+//! - the head of a request: 10 s, also while a connection is idle; 64 KiB, or as much as arrived with
+//!   the last byte of them; 100 headers;
+//! - how long a client may leave an answer unread: 30 s (bodies of requests: [`super::body`]);
+//! - connections: 10,000; beyond that new ones wait in the system's queue.
+//!
+//! What it leaves out: TLS and HTTP/2, which belong to the proxy in front.
+
+use std::convert::Infallible;
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use poem::http::uri::Scheme;
+use poem::web::{LocalAddr, RemoteAddr};
+use poem::{Addr, Endpoint, Request, Response};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{sleep, timeout};
+use tokio_io_timeout::TimeoutStream;
+
+/// After accepting failed for want of descriptors or memory: time for some to come free.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
+
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    head_read_time: Duration,
+    head_bytes_max: usize,
+    answer_write_time: Duration,
+    connections_max: usize,
+}
+
+const LIMITS: Limits = Limits {
+    head_read_time: Duration::from_secs(10),
+    head_bytes_max: 64 * 1024,
+    answer_write_time: Duration::from_secs(30),
+    connections_max: 10_000,
+};
+
+/// Serves `endpoint` until `stop` is ready; then takes no more connections, lets the requests in
+/// flight end, for `drain_time` at most, and cuts off the rest.
+///
+/// Dropped: everything is cut off at once.
+pub async fn serve<E>(
+    listener: TcpListener,
+    endpoint: E,
+    stop: impl Future<Output = ()>,
+    drain_time: Duration,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    serve_within(LIMITS, listener, endpoint, stop, drain_time).await;
+}
+
+async fn serve_within<E>(
+    limits: Limits,
+    listener: TcpListener,
+    endpoint: E,
+    stop: impl Future<Output = ()>,
+    drain_time: Duration,
+) where
+    E: Endpoint<Output = Response> + 'static,
+{
+    let endpoint = Arc::new(endpoint);
+    let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let mut connections = JoinSet::new();
+    let mut stop = pin!(stop);
+    loop {
+        // Each of these may be dropped: a place that was taken is given back, and no connection is
+        // accepted without being returned.
+        tokio::select! {
+            () = &mut stop => break,
+            Some(ended) = connections.join_next() => report(ended),
+            (stream, peer, place) = accept(&listener, &places) => {
+                let (endpoint, watcher) = (endpoint.clone(), graceful.watcher());
+                connections.spawn(async move {
+                    converse(limits, stream, peer, endpoint, watcher).await;
+                    drop(place);
+                });
+            }
+        }
+    }
+    drop(listener);
+    if timeout(drain_time, graceful.shutdown()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "requests in flight were cut off");
+    }
+    connections.shutdown().await;
+}
+
+/// The next connection, as soon as there is a place for one.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
+    // The semaphore is never closed; were it, nothing more would be taken in.
+    let Ok(place) = places.clone().acquire_owned().await else { return std::future::pending().await };
+    let mut failing = false;
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) if concerns_one_connection(&error) => {}
+            Err(error) => {
+                if !failing {
+                    tracing::warn!(%error, "cannot accept connections");
+                }
+                failing = true;
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The client went away before it was taken in: the next one is not to blame.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted)
+}
+
+async fn converse<E>(limits: Limits, stream: TcpStream, peer: SocketAddr, endpoint: Arc<E>, watcher: Watcher)
+where
+    E: Endpoint<Output = Response> + 'static,
+{
+    // Answers are small and whole: nothing is gained by waiting for more.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let remote = RemoteAddr(Addr::SocketAddr(peer));
+    let local =
+        stream.local_addr().map_or_else(|_| LocalAddr::default(), |local| LocalAddr(Addr::SocketAddr(local)));
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
+        let endpoint = endpoint.clone();
+        async move { Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await)) }
+    });
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(limits.answer_write_time));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.head_read_time)
+        .max_buf_size(limits.head_bytes_max)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
+    if let Err(error) = watcher.watch(connection).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+fn report(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::{EndpointExt as _, Route, get, handler, post};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[handler]
+    async fn slow() -> &'static str {
+        sleep(Duration::from_millis(300)).await;
+        "slow"
+    }
+
+    #[handler]
+    fn echo(body: Vec<u8>) -> Vec<u8> {
+        body
+    }
+
+    struct Running {
+        address: SocketAddr,
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<()>,
+    }
+
+    async fn start(limits: Limits, drain_time: Duration) -> Running {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let routes = Route::new().at("/slow", get(slow)).at("/", post(echo)).map_to_response();
+        let stopped = async { _ = stopped.await };
+        let task = tokio::spawn(serve_within(limits, listener, routes, stopped, drain_time));
+        Running { address, stop, task }
+    }
+
+    async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(bytes).await.unwrap();
+        stream
+    }
+
+    /// What comes until the server ends the connection.
+    async fn read_all(mut stream: TcpStream) -> String {
+        let mut bytes = Vec::new();
+        let read = timeout(PATIENCE, stream.read_to_end(&mut bytes)).await.expect("the connection ends");
+        // A connection that is cut off may be reset.
+        let _ = read;
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    #[tokio::test]
+    async fn malformed_heads_never_make_two_requests() {
+        let server = start(LIMITS, PATIENCE).await;
+        let hidden = "0\r\n\r\nPOST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+        let long = format!("x: {}\r\n", "y".repeat(200_000));
+        let many = "x: y\r\n".repeat(101);
+        for (case, head, rest, status) in [
+            ("two lengths", "content-length: 1\r\ncontent-length: 2\r\n", "aa", 400),
+            ("length and chunked", "content-length: 5\r\ntransfer-encoding: chunked\r\n", hidden, 200),
+            ("chunked and length", "transfer-encoding: chunked\r\ncontent-length: 5\r\n", hidden, 200),
+            ("not chunked at last", "transfer-encoding: chunked, gzip\r\n", hidden, 400),
+            ("folded header", "x: a\r\n b\r\ncontent-length: 0\r\n", "", 400),
+            ("space before the colon", "content-length : 0\r\n", "", 400),
+            ("signed length", "content-length: +0\r\n", "", 400),
+            ("long head", long.as_str(), "", 431),
+            ("many headers", many.as_str(), "", 431),
+        ] {
+            let request = format!("POST / HTTP/1.1\r\nhost: a\r\n{head}\r\n{rest}");
+            let answer = read_all(send(server.address, request.as_bytes()).await).await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{case}: {answer}");
+            assert_eq!(answer.matches("HTTP/1.1 ").count(), 1, "{case}: {answer}");
+        }
+    }
+
+    #[tokio::test]
+    async fn heads_have_a_time() {
+        let limits = Limits { head_read_time: Duration::from_millis(200), ..LIMITS };
+        let server = start(limits, PATIENCE).await;
+        for bytes in [&b""[..], b"GET /slow HT", b"GET /slow HTTP/1.1\r\nhost: a\r\nx: "] {
+            assert_eq!(read_all(send(server.address, bytes).await).await, "");
+        }
+        // The handler may take longer than the head, and an idle connection ends as one that is slow.
+        let answer = read_all(send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await).await;
+        assert!(answer.ends_with("slow"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn connections_beyond_the_cap_wait() {
+        let server = start(Limits { connections_max: 1, ..LIMITS }, PATIENCE).await;
+        let first = send(server.address, b"").await;
+        let second = send(
+            server.address,
+            b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi",
+        )
+        .await;
+        sleep(Duration::from_millis(200)).await;
+        let mut byte = [0];
+        assert!(second.try_read(&mut byte).is_err(), "nothing was answered while the first was there");
+        drop(first);
+        assert!(read_all(second).await.ends_with("hi"));
+    }
+
+    #[tokio::test]
+    async fn requests_in_flight_end_before_the_server_does() {
+        let server = start(LIMITS, PATIENCE).await;
+        let idle = send(server.address, b"").await;
+        let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        sleep(Duration::from_millis(100)).await;
+        server.stop.send(()).unwrap();
+        assert!(read_all(busy).await.ends_with("slow"));
+        assert_eq!(read_all(idle).await, "");
+        timeout(PATIENCE, server.task).await.expect("the server ends").unwrap();
+        assert!(TcpStream::connect(server.address).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn draining_ends_in_time() {
+        let server = start(LIMITS, Duration::from_millis(50)).await;
+        let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        sleep(Duration::from_millis(100)).await;
+        server.stop.send(()).unwrap();
+        timeout(PATIENCE, server.task).await.expect("the server ends").unwrap();
+        assert_eq!(read_all(busy).await, "");
+    }
+}

@@ -1,0 +1,227 @@
+//! `/subscriptions`: created, shown, listed, changed, held and deleted.
+
+mod check;
+mod input;
+mod view;
+
+use poem_openapi::param::{Path, Query};
+use poem_openapi::{ApiResponse, OpenApi};
+use posthorn_domain::address::AddressGuard;
+use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::tenant::Tenant;
+use uuid::Uuid;
+
+use super::Tag;
+use super::body::Json;
+use super::ingest::AcceptedAnswer;
+use super::paging::{check_limit, check_page};
+use super::problem::{Kind, Problem};
+use super::words::SubscriptionStatus;
+use crate::dispatch::{Control, Transition};
+use crate::store::{SubscriptionFilter, SubscriptionView};
+use check::Change;
+use input::{SubscriptionCreate, SubscriptionUpdate};
+use view::{CreatedSubscription, PaginatedSubscriptions, SigningSecret, Subscription};
+
+/// Subscriptions on a page where the client names no number.
+const LIMIT_DEFAULT: u32 = 10;
+
+pub(super) struct Subscriptions {
+    pub(super) control: Control,
+    pub(super) guard: AddressGuard,
+}
+
+#[derive(ApiResponse)]
+enum CreateAnswer {
+    /// The subscription was created.
+    #[oai(status = 201)]
+    Created(
+        Json<CreatedSubscription>,
+        /// Where the subscription is found.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum DeleteAnswer {
+    /// The subscription was deleted.
+    #[oai(status = 204)]
+    Deleted,
+}
+
+#[OpenApi(tag = "Tag::Subscriptions")]
+impl Subscriptions {
+    /// Create a subscription
+    ///
+    /// The answer to the creation alone also shows the signing secret.
+    #[oai(path = "/subscriptions", method = "post", operation_id = "createSubscription")]
+    async fn create(&self, body: Json<SubscriptionCreate>) -> Result<CreateAnswer, Problem> {
+        let (tenant, config) = check::creation(body.0, &self.guard)?;
+        let view = self.control.create(tenant, config).await?;
+        let location = format!("/subscriptions/{}", view.subscription.id);
+        Ok(CreateAnswer::Created(Json(view.into()), location))
+    }
+
+    /// List subscriptions, the newest first
+    #[oai(path = "/subscriptions", method = "get", operation_id = "listSubscriptions")]
+    async fn list(
+        &self,
+        /// Which page, from 1; 1 where left out.
+        page: Query<Option<i64>>,
+        /// Subscriptions on a page; 10 where left out.
+        limit: Query<Option<i64>>,
+        /// Only this tenant's.
+        tenant: Query<Option<String>>,
+        /// Only those in this standing.
+        status: Query<Option<SubscriptionStatus>>,
+    ) -> Result<Json<PaginatedSubscriptions>, Problem> {
+        let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
+        let tenant = tenant.0.as_deref().map(parse_tenant).transpose()?;
+        let filter = SubscriptionFilter { tenant, status: status.0.map(|word| word.0) };
+        let found = self.control.store().list_subscriptions(&filter, page, limit).await?;
+        Ok(Json(PaginatedSubscriptions {
+            items: found.items.into_iter().map(Subscription::from).collect(),
+            total: found.total,
+            page,
+            limit,
+            pages: found.total.div_ceil(u64::from(limit)),
+        }))
+    }
+
+    /// Show a subscription
+    #[oai(path = "/subscriptions/:id", method = "get", operation_id = "getSubscription")]
+    async fn show(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<Subscription>, Problem> {
+        shown(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
+    }
+
+    /// Change a subscription
+    ///
+    /// What is absent stays, `null` clears. Applies to the next attempt; never cuts a request in
+    /// flight.
+    #[oai(path = "/subscriptions/:id", method = "put", operation_id = "updateSubscription")]
+    async fn update(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+        body: Json<SubscriptionUpdate>,
+    ) -> Result<Json<Subscription>, Problem> {
+        let id = SubscriptionId(id.0);
+        let change = Change::check(body.0, &self.guard)?;
+        let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
+        change.check_against(&current.config)?;
+        shown(self.control.update(id, |config| change.apply(config)).await?)
+    }
+
+    /// Delete a subscription
+    ///
+    /// Its unfinished deliveries end as `failed` with the error `subscription deleted`, and stay
+    /// readable until retention removes them.
+    #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "deleteSubscription")]
+    async fn delete(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<DeleteAnswer, Problem> {
+        let deleted = self.control.delete(SubscriptionId(id.0)).await?;
+        deleted.then_some(DeleteAnswer::Deleted).ok_or_else(Problem::no_subscription)
+    }
+
+    /// Pause a subscription
+    ///
+    /// Events are accepted and held.
+    #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pauseSubscription")]
+    async fn pause(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<Subscription>, Problem> {
+        changed(self.control.pause(SubscriptionId(id.0)).await?)
+    }
+
+    /// Resume a paused subscription
+    ///
+    /// Where retries were exhausted, the delivery at its head gets a fresh set of them.
+    #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resumeSubscription")]
+    async fn resume(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<Subscription>, Problem> {
+        changed(self.control.resume(SubscriptionId(id.0)).await?)
+    }
+
+    /// Enable a disabled subscription
+    #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enableSubscription")]
+    async fn enable(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<Subscription>, Problem> {
+        changed(self.control.enable(SubscriptionId(id.0)).await?)
+    }
+
+    /// Show the signing secret
+    #[oai(path = "/subscriptions/:id/signing-secret", method = "get", operation_id = "getSigningSecret")]
+    async fn signing_secret(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<SigningSecret>, Problem> {
+        secret(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
+    }
+
+    /// Replace the signing secret
+    ///
+    /// The old one also signs for 24 hours.
+    #[oai(
+        path = "/subscriptions/:id/signing-secret/rotate",
+        method = "post",
+        operation_id = "rotateSigningSecret"
+    )]
+    async fn rotate(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<SigningSecret>, Problem> {
+        secret(self.control.rotate_signing_secret(SubscriptionId(id.0)).await?)
+    }
+
+    /// Send a test event
+    ///
+    /// A signed `posthorn.test` event goes out through the normal path.
+    #[oai(path = "/subscriptions/:id/test", method = "post", operation_id = "sendTestEvent")]
+    async fn test(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<AcceptedAnswer, Problem> {
+        let accepted = self.control.send_test(SubscriptionId(id.0)).await.map_err(Problem::ingest)?;
+        Ok(AcceptedAnswer::new(accepted))
+    }
+}
+
+fn shown(view: Option<SubscriptionView>) -> Result<Json<Subscription>, Problem> {
+    view.map(|view| Json(view.into())).ok_or_else(Problem::no_subscription)
+}
+
+fn changed(transition: Transition) -> Result<Json<Subscription>, Problem> {
+    match transition {
+        Transition::Done(view) => Ok(Json((*view).into())),
+        Transition::Disabled => Err(Problem::disabled()),
+        Transition::NotFound => Err(Problem::no_subscription()),
+    }
+}
+
+fn secret(view: Option<SubscriptionView>) -> Result<Json<SigningSecret>, Problem> {
+    let view = view.ok_or_else(Problem::no_subscription)?;
+    Ok(Json(SigningSecret { signing_secret: view.subscription.signing.current.expose() }))
+}
+
+fn parse_tenant(text: &str) -> Result<Tenant, Problem> {
+    text.parse().map_err(|error| Problem::new(Kind::InvalidFields, format!("tenant: {error}")))
+}

@@ -1,0 +1,408 @@
+//! From what a client sent to a configuration that the domain allows, or to every fault in it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use poem_openapi::types::MaybeUndefined;
+use posthorn_domain::address::AddressGuard;
+use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::limits::{
+    BURST_MAX, DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RATE_MAX, RATE_MIN, RETRIES_MAX, RETRY_DELAY_MAX,
+    TIMEOUT_MAX, TIMEOUT_MIN,
+};
+use posthorn_domain::signature::SecretKey;
+use posthorn_domain::subscription::{OnExhausted, Ordering, RateLimit, RetryOverrides, SubscriptionConfig};
+use posthorn_domain::target::TargetUrl;
+use posthorn_domain::tenant::Tenant;
+
+use super::input::{self, Policies, RetrySettings, SubscriptionCreate, SubscriptionUpdate};
+use crate::api::body::push_segment;
+use crate::api::problem::{Faults, Problem};
+
+/// A checked change: what is undefined stays, null clears.
+#[derive(Debug, Default)]
+pub(super) struct Change {
+    target: Option<TargetUrl>,
+    secret_key: MaybeUndefined<SecretKey>,
+    description: MaybeUndefined<String>,
+    headers: MaybeUndefined<StaticHeaders>,
+    ordering: MaybeUndefined<Ordering>,
+    max_in_flight: MaybeUndefined<u32>,
+    rate_limit: MaybeUndefined<RateLimit>,
+    retry: MaybeUndefined<RetryChange>,
+    timeout: MaybeUndefined<Duration>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct RetryChange {
+    max_retries: MaybeUndefined<u32>,
+    delay: MaybeUndefined<Duration>,
+    delay_max: MaybeUndefined<Duration>,
+    on_exhausted: MaybeUndefined<OnExhausted>,
+}
+
+/// A new subscription's tenant and configuration.
+pub(super) fn creation(
+    body: SubscriptionCreate,
+    guard: &AddressGuard,
+) -> Result<(Tenant, SubscriptionConfig), Problem> {
+    let mut faults = Faults::default();
+    let tenant = body.tenant.as_deref().map_or(Ok(Tenant::default()), str::parse);
+    let tenant = faults.take("/tenant", tenant);
+    let target = target(&body.target_url, guard, &mut faults);
+    let change = policies(body.into_policies(), &mut faults);
+    // Where either is missing a fault was noted, so the check below ends it.
+    let config = target.map(|target| {
+        let mut config = SubscriptionConfig {
+            target,
+            description: None,
+            headers: StaticHeaders::default(),
+            ordering: Ordering::Strict,
+            max_in_flight: None,
+            rate_limit: None,
+            retry: RetryOverrides::default(),
+            timeout: None,
+            secret_key: None,
+        };
+        change.check_with(&config, &mut faults);
+        change.apply(&mut config);
+        config
+    });
+    faults.check()?;
+    tenant.zip(config).ok_or_else(Problem::internal)
+}
+
+impl Change {
+    /// What a client wants changed.
+    pub(super) fn check(body: SubscriptionUpdate, guard: &AddressGuard) -> Result<Self, Problem> {
+        let mut faults = Faults::default();
+        let target = body.target_url.as_deref().and_then(|text| target(text, guard, &mut faults));
+        let change = Self { target, ..policies(body.into_policies(), &mut faults) };
+        faults.check()?;
+        Ok(change)
+    }
+
+    /// Whether it may be applied to `config`.
+    pub(super) fn check_against(&self, config: &SubscriptionConfig) -> Result<(), Problem> {
+        let mut faults = Faults::default();
+        self.check_with(config, &mut faults);
+        faults.check()
+    }
+
+    fn check_with(&self, config: &SubscriptionConfig, faults: &mut Faults) {
+        let mut ordering = config.ordering;
+        set_or(&mut ordering, self.ordering, Ordering::Strict);
+        let mut max_in_flight = config.max_in_flight;
+        set(&mut max_in_flight, self.max_in_flight);
+        if ordering == Ordering::Strict && max_in_flight.is_some_and(|max| max > 1) {
+            let pointer = if self.max_in_flight.is_undefined() { "/ordering" } else { "/max_in_flight" };
+            faults.add(
+                pointer,
+                "with ordering strict one request is in flight: expected max_in_flight 1 or null",
+            );
+        }
+    }
+
+    /// Makes the change.
+    pub(super) fn apply(self, config: &mut SubscriptionConfig) {
+        if let Some(target) = self.target {
+            config.target = target;
+        }
+        set(&mut config.secret_key, self.secret_key);
+        set(&mut config.description, self.description);
+        set_or(&mut config.headers, self.headers, StaticHeaders::default());
+        set_or(&mut config.ordering, self.ordering, Ordering::Strict);
+        set(&mut config.max_in_flight, self.max_in_flight);
+        set(&mut config.rate_limit, self.rate_limit);
+        set(&mut config.timeout, self.timeout);
+        match self.retry {
+            MaybeUndefined::Undefined => {}
+            MaybeUndefined::Null => config.retry = RetryOverrides::default(),
+            MaybeUndefined::Value(retry) => retry.apply(&mut config.retry),
+        }
+    }
+}
+
+impl RetryChange {
+    fn apply(self, retry: &mut RetryOverrides) {
+        set(&mut retry.max_retries, self.max_retries);
+        set(&mut retry.delay, self.delay);
+        set(&mut retry.delay_max, self.delay_max);
+        set(&mut retry.on_exhausted, self.on_exhausted);
+    }
+}
+
+fn set<T>(field: &mut Option<T>, change: MaybeUndefined<T>) {
+    match change {
+        MaybeUndefined::Undefined => {}
+        MaybeUndefined::Null => *field = None,
+        MaybeUndefined::Value(value) => *field = Some(value),
+    }
+}
+
+fn set_or<T>(field: &mut T, change: MaybeUndefined<T>, cleared: T) {
+    match change {
+        MaybeUndefined::Undefined => {}
+        MaybeUndefined::Null => *field = cleared,
+        MaybeUndefined::Value(value) => *field = value,
+    }
+}
+
+fn target(text: &str, guard: &AddressGuard, faults: &mut Faults) -> Option<TargetUrl> {
+    let target = faults.take("/target_url", TargetUrl::parse(text))?;
+    let allowed = guard.check_target(&target).map_err(|error| error.advice());
+    faults.take("/target_url", allowed).map(|()| target)
+}
+
+fn policies(body: Policies, faults: &mut Faults) -> Change {
+    Change {
+        target: None,
+        secret_key: field(body.secret_key, "/secret_key", faults, |text| secret_key(&text)),
+        description: field(body.description, "/description", faults, description),
+        headers: headers(body.headers, faults),
+        ordering: body.ordering.map_value(|word| word.0),
+        max_in_flight: field(body.max_in_flight, "/max_in_flight", faults, |max| {
+            within(max, 1, IN_FLIGHT_MAX)
+        }),
+        rate_limit: rate_limit(body.rate_limit, faults),
+        retry: body.retry.map_value(|settings| retry(settings, faults)),
+        timeout: field(body.timeout_seconds, "/timeout_seconds", faults, |timeout| {
+            seconds(timeout, TIMEOUT_MIN, TIMEOUT_MAX)
+        }),
+    }
+}
+
+/// The field's value, checked; undefined where it is at fault, which is noted.
+fn field<T, U>(
+    value: MaybeUndefined<T>,
+    pointer: &str,
+    faults: &mut Faults,
+    check: impl FnOnce(T) -> Result<U, String>,
+) -> MaybeUndefined<U> {
+    match value {
+        MaybeUndefined::Undefined => MaybeUndefined::Undefined,
+        MaybeUndefined::Null => MaybeUndefined::Null,
+        MaybeUndefined::Value(value) => match faults.take(pointer, check(value)) {
+            Some(value) => MaybeUndefined::Value(value),
+            None => MaybeUndefined::Undefined,
+        },
+    }
+}
+
+fn secret_key(text: &str) -> Result<SecretKey, String> {
+    check_text(text)?;
+    SecretKey::parse(text).map_err(|error| error.to_string())
+}
+
+fn description(text: String) -> Result<String, String> {
+    check_text(&text)?;
+    // In bytes first: a text of megabytes is not walked.
+    if text.len() > 4 * DESCRIPTION_CHARS_MAX || text.chars().count() > DESCRIPTION_CHARS_MAX {
+        return Err(format!("expected at most {DESCRIPTION_CHARS_MAX} characters"));
+    }
+    Ok(text)
+}
+
+fn check_text(text: &str) -> Result<(), String> {
+    if text.contains(char::is_control) {
+        return Err("expected text without control characters".to_owned());
+    }
+    Ok(())
+}
+
+fn headers(
+    headers: MaybeUndefined<BTreeMap<String, String>>,
+    faults: &mut Faults,
+) -> MaybeUndefined<StaticHeaders> {
+    let headers = match headers {
+        MaybeUndefined::Undefined => return MaybeUndefined::Undefined,
+        MaybeUndefined::Null => return MaybeUndefined::Null,
+        MaybeUndefined::Value(headers) => headers,
+    };
+    match StaticHeaders::parse(headers) {
+        Ok(headers) => MaybeUndefined::Value(headers),
+        Err(error) => {
+            let mut pointer = "/headers".to_owned();
+            // Nameless where their number is at fault; a header without a name is one, too.
+            if !error.name.is_empty() {
+                push_segment(&mut pointer, &error.name);
+            }
+            faults.add(pointer, error);
+            MaybeUndefined::Undefined
+        }
+    }
+}
+
+fn rate_limit(limit: MaybeUndefined<input::RateLimit>, faults: &mut Faults) -> MaybeUndefined<RateLimit> {
+    limit.map_value(|input::RateLimit { requests_per_second, burst }| {
+        // Written so that what is no number fails, too.
+        let allowed = (RATE_MIN..=RATE_MAX).contains(&requests_per_second);
+        if !allowed {
+            let detail = format!("expected a number from {RATE_MIN:.6} to {RATE_MAX}");
+            faults.add("/rate_limit/requests_per_second", detail);
+        }
+        faults.take("/rate_limit/burst", within(burst, 1, BURST_MAX));
+        RateLimit { requests_per_second, burst }
+    })
+}
+
+fn retry(settings: RetrySettings, faults: &mut Faults) -> RetryChange {
+    let delay = |delay| seconds(delay, Duration::ZERO, RETRY_DELAY_MAX);
+    RetryChange {
+        max_retries: field(settings.max_retries, "/retry/max_retries", faults, |max| {
+            within(max, 0, RETRIES_MAX)
+        }),
+        delay: field(settings.initial_delay_seconds, "/retry/initial_delay_seconds", faults, delay),
+        delay_max: field(settings.max_delay_seconds, "/retry/max_delay_seconds", faults, delay),
+        on_exhausted: settings.on_exhausted.map_value(|word| word.0),
+    }
+}
+
+fn within(value: u32, min: u32, max: u32) -> Result<u32, String> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("expected a whole number from {min} to {max}"))
+    }
+}
+
+/// A duration in whole milliseconds, as it is stored: so it reads back the same from the start.
+fn seconds(value: f64, min: Duration, max: Duration) -> Result<Duration, String> {
+    let duration = Duration::try_from_secs_f64(value)
+        .ok()
+        .map(|duration| Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)));
+    duration
+        .filter(|duration| (min..=max).contains(duration) && value <= max.as_secs_f64())
+        .ok_or_else(|| format!("expected seconds from {} to {}", min.as_secs_f64(), max.as_secs_f64()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn guard() -> AddressGuard {
+        AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()])
+    }
+
+    fn create(fields: Value) -> Result<(Tenant, SubscriptionConfig), Problem> {
+        let mut body = json!({"target_url": "http://127.0.0.1/"});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        creation(serde_json::from_value(body).unwrap(), &guard())
+    }
+
+    fn change(config: &mut SubscriptionConfig, body: Value) -> Result<(), Problem> {
+        let change = Change::check(serde_json::from_value(body).unwrap(), &guard())?;
+        change.check_against(config)?;
+        change.apply(config);
+        Ok(())
+    }
+
+    #[test]
+    fn every_fault_is_told_at_once() {
+        let problem = create(json!({
+            "target_url": "http://10.0.0.1/",
+            "tenant": "a b",
+            "secret_key": "",
+            "description": "nul\u{0}",
+            "headers": {"Host": "x"},
+            "max_in_flight": 0,
+            "rate_limit": {"requests_per_second": 0, "burst": 0},
+            "retry": {"max_retries": 101, "initial_delay_seconds": -0.1, "max_delay_seconds": 1e308},
+            "timeout_seconds": 0.05,
+        }));
+        let problem = problem.unwrap_err();
+        let pointers: Vec<_> = problem.errors().iter().map(|error| error.pointer.as_str()).collect();
+        assert_eq!(
+            pointers,
+            [
+                "/tenant",
+                "/target_url",
+                "/secret_key",
+                "/description",
+                "/headers/Host",
+                "/max_in_flight",
+                "/rate_limit/requests_per_second",
+                "/rate_limit/burst",
+                "/retry/max_retries",
+                "/retry/initial_delay_seconds",
+                "/retry/max_delay_seconds",
+                "/timeout_seconds",
+            ]
+        );
+        assert!(problem.errors()[1].detail.contains("POSTHORN_ALLOWED_PRIVATE_NETWORKS"));
+    }
+
+    #[test]
+    fn bounds_are_the_domains() {
+        for (fields, ok) in [
+            (json!({"timeout_seconds": 0.1}), true),
+            (json!({"timeout_seconds": 0.0999}), false),
+            (json!({"timeout_seconds": 120}), true),
+            (json!({"timeout_seconds": 120.0001}), false),
+            (json!({"retry": {"initial_delay_seconds": 0, "max_delay_seconds": 86400}}), true),
+            (json!({"retry": {"max_delay_seconds": 86400.01}}), false),
+            (json!({"rate_limit": {"requests_per_second": 0.001, "burst": 1}}), true),
+            (json!({"rate_limit": {"requests_per_second": 100_001, "burst": 1}}), false),
+            (json!({"max_in_flight": 1}), true),
+            (json!({"max_in_flight": 2}), false),
+            (json!({"max_in_flight": 2, "ordering": "key"}), true),
+            (json!({"max_in_flight": 1001, "ordering": "none"}), false),
+            (json!({"description": "ä".repeat(1024)}), true),
+            (json!({"description": "ä".repeat(1025)}), false),
+            (json!({"tenant": null, "headers": null, "retry": null, "ordering": null}), true),
+        ] {
+            assert_eq!(create(fields.clone()).is_ok(), ok, "{fields}");
+        }
+    }
+
+    #[test]
+    fn what_is_absent_stays_and_null_clears() {
+        let everything = json!({
+            "secret_key": "k", "description": "d", "headers": {"X-A": "1"}, "ordering": "key",
+            "max_in_flight": 7, "rate_limit": {"requests_per_second": 2.5, "burst": 3},
+            "retry": {"max_retries": 2, "initial_delay_seconds": 0.5, "on_exhausted": "pause"},
+            "timeout_seconds": 1.5,
+        });
+        let (_, full) = create(everything).unwrap();
+        let (_, empty) = create(json!({})).unwrap();
+        let mut config = full.clone();
+        change(&mut config, json!({})).unwrap();
+        assert_eq!(config, full);
+        change(&mut config, json!({"retry": {"max_retries": null, "max_delay_seconds": 9}})).unwrap();
+        let retry =
+            RetryOverrides { max_retries: None, delay_max: Some(Duration::from_secs(9)), ..full.retry };
+        assert_eq!(config.retry, retry);
+        for field in [
+            "secret_key",
+            "description",
+            "headers",
+            "max_in_flight",
+            "ordering",
+            "rate_limit",
+            "retry",
+            "timeout_seconds",
+        ] {
+            change(&mut config, json!({field: null})).unwrap();
+        }
+        assert_eq!(config, empty);
+        change(&mut config, json!({"target_url": "http://127.0.0.2/"})).unwrap();
+        assert_eq!(config.target.as_str(), "http://127.0.0.2/");
+    }
+
+    #[test]
+    fn strict_stays_with_one_in_flight() {
+        let (_, mut config) = create(json!({"ordering": "key", "max_in_flight": 7})).unwrap();
+        for (body, pointer) in [
+            (json!({"ordering": "strict"}), "/ordering"),
+            (json!({"ordering": null}), "/ordering"),
+            (json!({"ordering": "strict", "max_in_flight": 2}), "/max_in_flight"),
+        ] {
+            let problem = change(&mut config, body).unwrap_err();
+            assert_eq!(problem.errors()[0].pointer, pointer);
+        }
+        change(&mut config, json!({"ordering": "strict", "max_in_flight": null})).unwrap();
+        assert_eq!(change(&mut config, json!({"max_in_flight": 2})).unwrap_err().errors().len(), 1);
+    }
+}

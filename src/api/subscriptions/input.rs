@@ -1,0 +1,143 @@
+//! What clients send of a subscription, and what of it may be.
+//!
+//! Both bodies have the same fields: at a creation what is absent or null is left out, at a change
+//! what is absent stays and null clears. The bounds written beside the fields are the document's;
+//! those that hold are the domain's ([`super::check`]), and a test compares the two.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::Object;
+use poem_openapi::types::MaybeUndefined;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::api::words::{OnExhausted, Ordering};
+
+macro_rules! subscription_body {
+    ($(#[$doc:meta])* $name:ident { $($own:tt)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Deserialize, Object)]
+        #[serde(deny_unknown_fields)]
+        pub(in crate::api) struct $name {
+            $($own)*
+            /// Guards ingest: events must be signed with it. 1 to 512 bytes; never shown again. Null: events need no signature.
+            #[serde(default)]
+            #[oai(validator(min_length = 1, max_length = 512))]
+            pub(super) secret_key: MaybeUndefined<String>,
+            /// A line for people.
+            #[serde(default)]
+            #[oai(validator(max_length = 1024))]
+            pub(super) description: MaybeUndefined<String>,
+            /// Sent along with each delivery, as they are here; at a change all of them are replaced. Hop-by-hop names, `host`, `content-*`, `webhook-*` and `posthorn-*` are refused.
+            #[serde(default)]
+            #[oai(validator(max_properties = 32))]
+            pub(super) headers: MaybeUndefined<BTreeMap<String, String>>,
+            /// Which deliveries wait for which; `strict` where left out.
+            #[serde(default)]
+            pub(super) ordering: MaybeUndefined<Ordering>,
+            /// Requests in flight at most; 1 for `strict`. Left out: as configured.
+            #[serde(default)]
+            #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+            pub(super) max_in_flight: MaybeUndefined<u32>,
+            /// Requests per second at most. Left out: no limit.
+            #[serde(default)]
+            pub(super) rate_limit: MaybeUndefined<RateLimit>,
+            /// Its own retries; what is left out is as configured.
+            #[serde(default)]
+            pub(super) retry: MaybeUndefined<RetrySettings>,
+            /// How long an attempt may take, in seconds. Left out: as configured.
+            #[serde(default)]
+            #[oai(validator(minimum(value = "0.1"), maximum(value = "120")))]
+            pub(super) timeout_seconds: MaybeUndefined<f64>,
+        }
+
+        impl $name {
+            /// The fields that both bodies have.
+            pub(super) fn into_policies(self) -> Policies {
+                Policies {
+                    secret_key: self.secret_key,
+                    description: self.description,
+                    headers: self.headers,
+                    ordering: self.ordering,
+                    max_in_flight: self.max_in_flight,
+                    rate_limit: self.rate_limit,
+                    retry: self.retry,
+                    timeout_seconds: self.timeout_seconds,
+                }
+            }
+        }
+    };
+}
+
+subscription_body! {
+    /// A new subscription. What is left out, or null, follows the configuration, also when that changes later.
+    SubscriptionCreate {
+        /// Where its deliveries go: an absolute http or https URL without userinfo.
+        #[oai(validator(max_length = 2048))]
+        pub(super) target_url: String,
+        /// On whose behalf it exists; `default` where left out. 1 to 64 of the characters a-z, A-Z, 0-9, `.`, `_` and `-`.
+        #[serde(default)]
+        #[oai(validator(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9._-]+$"))]
+        pub(super) tenant: Option<String>,
+    }
+}
+
+subscription_body! {
+    /// A change of a subscription: what is absent stays, null clears.
+    SubscriptionUpdate {
+        /// Where its deliveries go: an absolute http or https URL without userinfo. A new one closes the circuit and makes waiting retries due now.
+        #[serde(default, deserialize_with = "not_null")]
+        #[oai(validator(max_length = 2048))]
+        pub(super) target_url: Option<String>,
+    }
+}
+
+/// See [`SubscriptionCreate`]; not checked yet.
+#[derive(Debug)]
+pub(super) struct Policies {
+    pub(super) secret_key: MaybeUndefined<String>,
+    pub(super) description: MaybeUndefined<String>,
+    pub(super) headers: MaybeUndefined<BTreeMap<String, String>>,
+    pub(super) ordering: MaybeUndefined<Ordering>,
+    pub(super) max_in_flight: MaybeUndefined<u32>,
+    pub(super) rate_limit: MaybeUndefined<RateLimit>,
+    pub(super) retry: MaybeUndefined<RetrySettings>,
+    pub(super) timeout_seconds: MaybeUndefined<f64>,
+}
+
+/// At most so many requests per second, with so many at once after a rest.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, Object)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct RateLimit {
+    /// The sustained rate; fractions make it slower than one a second.
+    #[oai(validator(minimum(value = "0.000011574074074074073"), maximum(value = "100000")))]
+    pub(super) requests_per_second: f64,
+    /// Requests that may go at once after a rest.
+    #[oai(validator(minimum(value = "1"), maximum(value = "100000")))]
+    pub(super) burst: u32,
+}
+
+/// When a failed delivery of this subscription is tried again. At a change what is absent stays, null clears.
+#[derive(Clone, Copy, Debug, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct RetrySettings {
+    /// Retries after the first attempt.
+    #[serde(default)]
+    #[oai(validator(minimum(value = "0"), maximum(value = "100")))]
+    pub(super) max_retries: MaybeUndefined<u32>,
+    /// Before the first retry, in seconds; doubles with each further one.
+    #[serde(default)]
+    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    pub(super) initial_delay_seconds: MaybeUndefined<f64>,
+    /// The longest delay between two attempts, in seconds.
+    #[serde(default)]
+    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    pub(super) max_delay_seconds: MaybeUndefined<f64>,
+    /// What becomes of the subscription when a delivery used up its retries; `continue` where left out.
+    #[serde(default)]
+    pub(super) on_exhausted: MaybeUndefined<OnExhausted>,
+}
+
+/// Absent is one thing, null another: here it is as wrong as a number.
+fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}

@@ -1,0 +1,177 @@
+//! What clients see of a subscription.
+
+use std::collections::BTreeMap;
+
+use poem_openapi::Object;
+use posthorn_domain::subscription::{self, RetryOverrides};
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::input::RateLimit;
+use crate::api::words::{CircuitState, OnExhausted, Ordering, StatusReason, SubscriptionStatus, Time};
+use crate::store::{CircuitView, SubscriptionView};
+
+/// One endpoint with its policies. What was left out is null and follows the configuration.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Subscription {
+    /// A UUIDv7, so that ids sort by age.
+    id: Uuid,
+    /// On whose behalf it exists.
+    tenant: String,
+    /// Where its deliveries go.
+    target_url: String,
+    /// A line for people.
+    description: Option<String>,
+    /// Sent along with each delivery; names in lower case.
+    headers: BTreeMap<String, String>,
+    /// Which deliveries wait for which.
+    ordering: Ordering,
+    /// Requests in flight at most; always 1 for `strict`.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+    max_in_flight: Option<u32>,
+    /// Requests per second at most.
+    rate_limit: Option<RateLimit>,
+    /// Its own retries.
+    retry: Option<RetryPolicy>,
+    /// How long an attempt may take, in seconds.
+    #[oai(validator(minimum(value = "0.1"), maximum(value = "120")))]
+    timeout_seconds: Option<f64>,
+    /// Whether events must be signed; the secret itself is never shown.
+    secret_key_set: bool,
+    /// Whether it takes events in and sends them.
+    status: SubscriptionStatus,
+    /// Why not, where no person wished it.
+    status_reason: Option<StatusReason>,
+    /// Whether its endpoint may be called.
+    circuit: Circuit,
+    /// When it was created.
+    created_at: Time,
+    /// When it was last changed.
+    updated_at: Time,
+}
+
+/// When a failed delivery of this subscription is tried again; null: as configured.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct RetryPolicy {
+    /// Retries after the first attempt.
+    #[oai(validator(minimum(value = "0"), maximum(value = "100")))]
+    max_retries: Option<u32>,
+    /// Before the first retry, in seconds; doubles with each further one.
+    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    initial_delay_seconds: Option<f64>,
+    /// The longest delay between two attempts, in seconds.
+    #[oai(validator(minimum(value = "0"), maximum(value = "86400")))]
+    max_delay_seconds: Option<f64>,
+    /// What becomes of the subscription when a delivery used up its retries.
+    on_exhausted: Option<OnExhausted>,
+}
+
+/// Whether an endpoint may be called, judged by how its last attempts ended.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct Circuit {
+    /// Whether requests go through.
+    state: CircuitState,
+    /// Failed attempts in a row.
+    consecutive_failures: u32,
+    /// When the next probe may go, where the circuit is open.
+    retry_at: Option<Time>,
+}
+
+/// A new subscription, with what is shown this once.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct CreatedSubscription {
+    #[serde(flatten)]
+    #[oai(flatten)]
+    subscription: Subscription,
+    /// Signs each delivery (Standard Webhooks); receivers verify with it.
+    #[oai(validator(pattern = "^whsec_"))]
+    signing_secret: String,
+}
+
+/// The secret that a subscription's deliveries are signed with.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct SigningSecret {
+    /// Signs each delivery (Standard Webhooks); receivers verify with it.
+    #[oai(validator(pattern = "^whsec_"))]
+    pub(super) signing_secret: String,
+}
+
+/// One page of subscriptions, the newest first.
+#[derive(Serialize, Object)]
+pub(in crate::api) struct PaginatedSubscriptions {
+    /// At most `limit` of them.
+    pub(super) items: Vec<Subscription>,
+    /// How many there are on all pages together.
+    pub(super) total: u64,
+    /// The page, from 1.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000000")))]
+    pub(super) page: u32,
+    /// Items on a page.
+    #[oai(validator(minimum(value = "1"), maximum(value = "100")))]
+    pub(super) limit: u32,
+    /// Pages there are.
+    pub(super) pages: u64,
+}
+
+impl From<SubscriptionView> for CreatedSubscription {
+    fn from(view: SubscriptionView) -> Self {
+        let signing_secret = view.subscription.signing.current.expose();
+        Self { subscription: view.into(), signing_secret }
+    }
+}
+
+impl From<SubscriptionView> for Subscription {
+    fn from(SubscriptionView { subscription, circuit }: SubscriptionView) -> Self {
+        let config = subscription.config;
+        let max_in_flight = match config.ordering {
+            subscription::Ordering::Strict => Some(1),
+            subscription::Ordering::Key | subscription::Ordering::None => config.max_in_flight,
+        };
+        Self {
+            id: subscription.id.0,
+            tenant: subscription.tenant.to_string(),
+            target_url: config.target.as_str().to_owned(),
+            description: config.description,
+            headers: config.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            ordering: Ordering(config.ordering),
+            max_in_flight,
+            rate_limit: config.rate_limit.map(RateLimit::from),
+            retry: RetryPolicy::of(config.retry),
+            timeout_seconds: config.timeout.map(|timeout| timeout.as_secs_f64()),
+            secret_key_set: config.secret_key.is_some(),
+            status: SubscriptionStatus(subscription.status),
+            status_reason: subscription.status_reason.map(StatusReason),
+            circuit: circuit.into(),
+            created_at: Time(subscription.created_at),
+            updated_at: Time(subscription.updated_at),
+        }
+    }
+}
+
+impl From<subscription::RateLimit> for RateLimit {
+    fn from(limit: subscription::RateLimit) -> Self {
+        Self { requests_per_second: limit.requests_per_second, burst: limit.burst }
+    }
+}
+
+impl RetryPolicy {
+    /// None where all is as configured.
+    fn of(retry: RetryOverrides) -> Option<Self> {
+        (retry != RetryOverrides::default()).then(|| Self {
+            max_retries: retry.max_retries,
+            initial_delay_seconds: retry.delay.map(|delay| delay.as_secs_f64()),
+            max_delay_seconds: retry.delay_max.map(|delay| delay.as_secs_f64()),
+            on_exhausted: retry.on_exhausted.map(OnExhausted),
+        })
+    }
+}
+
+impl From<CircuitView> for Circuit {
+    fn from(circuit: CircuitView) -> Self {
+        Self {
+            state: circuit.state.into(),
+            consecutive_failures: circuit.consecutive_failures,
+            retry_at: circuit.retry_at.map(Time),
+        }
+    }
+}

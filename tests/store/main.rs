@@ -1,0 +1,16 @@
+//! The store's suite: every case on SQLite and on PostgreSQL.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "the black-box tests need more of it")]
+mod support;
+
+mod accepting;
+mod migrations;
+mod plans;
+mod recording;
+mod removing;
+mod world;
+
+use support::on_both_databases;

@@ -1,0 +1,60 @@
+//! The schema goes up and down, and refuses what must not be.
+
+use posthorn::store::{Settings, Store};
+
+use crate::on_both_databases;
+use crate::support::{Backend, Database};
+use crate::world::{World, subscription};
+
+on_both_databases![up_down_and_up_again, a_second_process_is_refused, subscriptions_come_back_as_they_were];
+
+async fn up_down_and_up_again(backend: Backend) {
+    let database = Database::create(backend).await;
+    let store = Store::connect(&Settings { url: database.url() }).await.unwrap();
+    let applied = async || -> Vec<bool> {
+        store.migrations().await.unwrap().into_iter().map(|(_, applied)| applied).collect()
+    };
+    assert!(applied().await.iter().all(|applied| !applied));
+    store.migrate_up().await.unwrap();
+    store.migrate_up().await.unwrap();
+    assert!(applied().await.iter().all(|applied| *applied));
+    assert_eq!(database.number("SELECT count(*) FROM webhook_deliveries").await, 0);
+
+    let steps = u32::try_from(applied().await.len()).unwrap();
+    store.migrate_down(steps).await.unwrap();
+    assert!(applied().await.iter().all(|applied| !applied));
+    store.migrate_up().await.unwrap();
+    store.insert_subscription(&subscription()).await.unwrap();
+}
+
+async fn a_second_process_is_refused(backend: Backend) {
+    let world = World::new(backend).await;
+    let other = Store::connect(&Settings { url: world.database.url() }).await.unwrap();
+    let mut lock = world.store.lock_instance().await.unwrap();
+    assert!(lock.is_held().await);
+    let refused = other.lock_instance().await.unwrap_err().to_string();
+    assert!(refused.contains("another posthorn"), "{refused}");
+    drop(lock);
+    other.lock_instance().await.unwrap();
+}
+
+async fn subscriptions_come_back_as_they_were(backend: Backend) {
+    let world = World::new(backend).await;
+    let stored = subscription();
+    world.store.insert_subscription(&stored).await.unwrap();
+    let view = world.store.subscription_view(stored.id).await.unwrap().unwrap();
+    assert_eq!(view.subscription, stored);
+
+    let update = world
+        .store
+        .update_subscription(stored.id, stored.updated_at, |subscription| {
+            subscription.config.description = None;
+            subscription.config.timeout = None;
+        })
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(update.before, stored);
+    assert_eq!(update.after.subscription.config.description, None);
+    assert_eq!(update.after.subscription.version, 2);
+}

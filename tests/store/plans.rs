@@ -1,0 +1,94 @@
+//! The hot paths stay fast on a table that grows from nothing.
+//!
+//! A plan that PostgreSQL makes for an almost empty table and keeps is the trap: from its sixth
+//! execution on, the outcome statement read the whole table. And with Nagle's algorithm left on, a
+//! statement beyond one TCP segment waited 40 ms.
+
+use std::time::{Duration, Instant};
+
+use posthorn::store::intake::IntakeWriter;
+use posthorn::store::outcomes::OutcomeWriter;
+use posthorn_domain::delivery::AttemptOutcome;
+use posthorn_domain::id::Sequence;
+
+use crate::on_both_databases;
+use crate::support::Backend;
+use crate::world::{NOW, World, intake, keyed, outcome};
+
+on_both_databases![
+    hot_statements_do_not_slow_down,
+    a_large_statement_waits_for_nothing,
+    pages_by_key_are_read
+];
+
+/// Lone outcomes on a small table, and again with many rows beside them.
+async fn hot_statements_do_not_slow_down(backend: Backend) {
+    let world = World::new(backend).await;
+    let (id, crowd) = (world.subscription().await, world.subscription().await);
+    let mut writer = OutcomeWriter::new(&world.store);
+    world.accept_many(id, 60).await;
+    let before = median(&world, &mut writer, id).await;
+    world.accept_many(crowd, 30_000).await;
+    let after = median(&world, &mut writer, id).await;
+    assert!(
+        after < before * 4 + Duration::from_millis(2),
+        "{before:?} on a small table, {after:?} on a large one"
+    );
+}
+
+async fn median(
+    world: &World,
+    writer: &mut OutcomeWriter,
+    id: posthorn_domain::id::SubscriptionId,
+) -> Duration {
+    let mut times = Vec::new();
+    for delivery in world.unfinished(id, 30).await {
+        let delivery = world.delivery(delivery).await;
+        let began = Instant::now();
+        writer.record(&[], &[outcome(&delivery, 1, AttemptOutcome::Success)], NOW).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+async fn a_large_statement_waits_for_nothing(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let mut writer = IntakeWriter::new(&world.store);
+    let mut times = Vec::new();
+    for _ in 0..11 {
+        let mut event = intake(id);
+        event.payload = vec![b' '; 100 * 1024].into();
+        let batch = [event.clone()];
+        let began = Instant::now();
+        writer.accept(&batch, NOW).await.unwrap();
+        times.push(began.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[5] < Duration::from_millis(20), "100 KiB took {:?}", times[5]);
+}
+
+async fn pages_by_key_are_read(backend: Backend) {
+    use posthorn::store::lanes::Scope;
+    use posthorn_domain::delivery::OrderingKey;
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    world.accept(&[keyed(id, "a"), keyed(id, "b"), intake(id), keyed(id, "a"), keyed(id, "c")]).await;
+    let key = |text: &str| OrderingKey(text.into());
+    for (scope, after, limit, expected) in [
+        (Scope::Without(vec![]), 0, 9, vec![1, 2, 3, 4, 5]),
+        (Scope::Without(vec![]), 2, 2, vec![3, 4]),
+        (Scope::Without(vec![key("a"), key("c")]), 0, 9, vec![2, 3]),
+        (Scope::Key(key("a")), 0, 9, vec![1, 4]),
+        (Scope::Key(key("a")), 1, 9, vec![4]),
+    ] {
+        let page = world.store.lane_page(id, Sequence(after), &scope, limit).await.unwrap();
+        assert_eq!(page.iter().map(|row| row.sequence.0).collect::<Vec<_>>(), expected, "{scope:?}");
+    }
+    let other = world.subscription().await;
+    world.accept(&[intake(other)]).await;
+    assert_eq!(world.store.lanes_with_work(None, 10).await.unwrap(), [id, other]);
+    assert_eq!(world.store.lanes_with_work(Some(id), 10).await.unwrap(), [other]);
+    assert_eq!(world.store.lanes_with_work(None, 1).await.unwrap(), [id]);
+}

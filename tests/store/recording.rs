@@ -1,0 +1,166 @@
+//! Recording: what an outcome changes, once and only once.
+
+use std::time::Duration;
+
+use posthorn::store::outcomes::{OutcomeWriter, Started};
+use posthorn::store::{Change, CircuitState, LaneHealth};
+use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
+use posthorn_domain::id::{AttemptNumber, DeliveryId};
+use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
+
+use crate::on_both_databases;
+use crate::support::Backend;
+use crate::world::{NOW, World, intake, outcome};
+
+on_both_databases![
+    an_outcome_counts_once,
+    health_and_standing_follow,
+    a_delivery_that_somebody_ended_stays_ended,
+    a_mark_never_outlives_its_outcome,
+    interrupted_ones_go_back,
+    counters_agree_with_the_tables,
+];
+
+async fn an_outcome_counts_once(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let event = intake(id);
+    world.accept(std::slice::from_ref(&event)).await;
+    let delivery = world.delivery(event.delivery_id).await;
+
+    let failed = outcome(&delivery, 1, AttemptOutcome::FailedAttempt);
+    world.record(std::slice::from_ref(&failed)).await;
+    world.record(std::slice::from_ref(&failed)).await;
+    let after = world.delivery(delivery.id).await;
+    assert_eq!(after.status, DeliveryStatus::FailedAttempt);
+    assert_eq!(after.attempt_count, 1);
+    assert_eq!(after.next_attempt_at, failed.next_attempt_at);
+    assert_eq!(world.store.attempts_of_delivery(delivery.id).await.unwrap(), [failed.attempt]);
+
+    let succeeded = outcome(&delivery, 2, AttemptOutcome::Success);
+    world.record(&[succeeded]).await;
+    let after = world.delivery(delivery.id).await;
+    assert_eq!((after.status, after.completed_at), (DeliveryStatus::Success, Some(NOW)));
+    assert_eq!((after.error, after.next_attempt_at), (None, None));
+}
+
+async fn health_and_standing_follow(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let event = intake(id);
+    world.accept(std::slice::from_ref(&event)).await;
+    let delivery = world.delivery(event.delivery_id).await;
+    let health = LaneHealth {
+        circuit: CircuitState::Open,
+        failures: 10,
+        cool_down: Some(Duration::from_secs(30)),
+        probe_at: Some(NOW.plus(Duration::from_secs(30))),
+        failing_since: Some(NOW),
+    };
+    let mut last = outcome(&delivery, 1, AttemptOutcome::Failed);
+    last.health = Some(health);
+    last.standing = Some((SubscriptionStatus::Disabled, StatusReason::Gone));
+    world.record(&[last]).await;
+
+    let (subscription, stored) = world.store.lane_start(id).await.unwrap().unwrap();
+    assert_eq!(stored, health);
+    assert_eq!(subscription.status, SubscriptionStatus::Disabled);
+    assert_eq!(subscription.status_reason, Some(StatusReason::Gone));
+    assert_eq!(subscription.version, 2);
+    assert_eq!(world.delivery(delivery.id).await.error.as_deref(), Some("unexpected status 500"));
+    assert_eq!(world.store.stats(NOW).await.unwrap().circuits_open, 1);
+
+    // Enabled again it starts anew.
+    let enable = |s: &mut posthorn_domain::subscription::Subscription| {
+        s.status = SubscriptionStatus::Active;
+        s.status_reason = None;
+    };
+    world.store.update_subscription(id, NOW, enable).await.unwrap().unwrap();
+    let (_, stored) = world.store.lane_start(id).await.unwrap().unwrap();
+    assert_eq!(stored, LaneHealth::NEW);
+}
+
+async fn a_delivery_that_somebody_ended_stays_ended(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let events = [intake(id), intake(id)];
+    world.accept(&events).await;
+    let (first, second) =
+        (world.delivery(events[0].delivery_id).await, world.delivery(events[1].delivery_id).await);
+    let skipped = world.store.skip_delivery(first.id, NOW).await.unwrap();
+    let Change::Done(skipped) = skipped else { panic!("{skipped:?}") };
+    assert_eq!((skipped.status, skipped.error.as_deref()), (DeliveryStatus::Failed, Some("skipped")));
+    assert_eq!(world.store.skip_delivery(first.id, NOW).await.unwrap(), Change::Finished);
+    world.store.delete_subscription(id, NOW).await.unwrap();
+
+    let late = NOW.plus(Duration::from_secs(1));
+    let outcomes =
+        [outcome(&first, 1, AttemptOutcome::Success), outcome(&second, 1, AttemptOutcome::Success)];
+    OutcomeWriter::new(&world.store).record(&[], &outcomes, late).await.unwrap();
+    for (delivery, error) in [(first, "skipped"), (second, "subscription deleted")] {
+        let after = world.delivery(delivery.id).await;
+        assert_eq!((after.status, after.attempt_count), (DeliveryStatus::Failed, 1));
+        assert_eq!(after.error.as_deref(), Some(error));
+        assert_eq!(world.store.attempts_of_delivery(delivery.id).await.unwrap().len(), 1);
+    }
+    let stats = world.store.stats(late).await.unwrap();
+    assert_eq!((stats.pending_deliveries, stats.recent_success_count, stats.recent_failure_count), (0, 0, 2));
+}
+
+async fn a_mark_never_outlives_its_outcome(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let event = intake(id);
+    world.accept(std::slice::from_ref(&event)).await;
+    let delivery = world.delivery(event.delivery_id).await;
+    let mark = Started { delivery_id: delivery.id, number: AttemptNumber::after(0) };
+    let mut writer = OutcomeWriter::new(&world.store);
+    writer.record(&[mark], &[], NOW).await.unwrap();
+    assert_eq!(world.delivery(delivery.id).await.status, DeliveryStatus::Processing);
+    writer.record(&[], &[outcome(&delivery, 1, AttemptOutcome::FailedAttempt)], NOW).await.unwrap();
+    writer.record(&[mark], &[], NOW).await.unwrap();
+    assert_eq!(world.delivery(delivery.id).await.status, DeliveryStatus::FailedAttempt);
+}
+
+async fn interrupted_ones_go_back(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    let events = [intake(id), intake(id)];
+    world.accept(&events).await;
+    let tried = world.delivery(events[1].delivery_id).await;
+    world.record(&[outcome(&tried, 1, AttemptOutcome::FailedAttempt)]).await;
+    let mark = |id: DeliveryId, count| Started { delivery_id: id, number: AttemptNumber::after(count) };
+    let marks = [mark(events[0].delivery_id, 0), mark(events[1].delivery_id, 1)];
+    OutcomeWriter::new(&world.store).record(&marks, &[], NOW).await.unwrap();
+
+    assert_eq!(world.store.reset_interrupted(NOW).await.unwrap(), 2);
+    let [first, second] = events.map(|event| event.delivery_id);
+    assert_eq!(world.delivery(first).await.status, DeliveryStatus::Pending);
+    let second = world.delivery(second).await;
+    assert_eq!((second.status, second.next_attempt_at), (DeliveryStatus::FailedAttempt, Some(NOW)));
+}
+
+async fn counters_agree_with_the_tables(backend: Backend) {
+    let world = World::new(backend).await;
+    let id = world.subscription().await;
+    world.accept_many(id, 30).await;
+    let unfinished = world.unfinished(id, 20).await;
+    for (n, delivery) in unfinished.iter().enumerate() {
+        let delivery = world.delivery(*delivery).await;
+        let kind = [AttemptOutcome::Success, AttemptOutcome::Failed, AttemptOutcome::FailedAttempt][n % 3];
+        world.record(&[outcome(&delivery, 1, kind)]).await;
+    }
+    world.store.replay_delivery(unfinished[0], DeliveryId(uuid::Uuid::now_v7()), NOW).await.unwrap();
+    let counted = async |status: &str| {
+        let sql = format!("SELECT count(*) FROM webhook_deliveries WHERE {status}");
+        u64::try_from(world.database.number(&sql).await).unwrap()
+    };
+    for later in [Duration::ZERO, Duration::from_hours(30)] {
+        let stats = world.store.stats(NOW).await.unwrap();
+        assert_eq!(stats.pending_deliveries, counted("status < 3").await);
+        world.store.fold_stats(NOW.plus(later)).await.unwrap();
+    }
+    let stats = world.store.stats(NOW.plus(Duration::from_hours(30))).await.unwrap();
+    assert_eq!(stats.recent_success_count, 0, "it is beyond the window");
+    assert_eq!(stats.pending_deliveries, counted("status < 3").await);
+}
