@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::delivery::OrderingKey;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence};
-use posthorn_domain::lane::{Action, Event, Gate, Health, Hold, Lane, Policy, Queued, Ticket, Verdict};
+use posthorn_domain::lane::{
+    Action, Event, Gate, Health, Hold, Lane, Outset, Policy, Queued, Ticket, Verdict,
+};
 use posthorn_domain::retry::{Jitter, RetryPolicy};
 use posthorn_domain::subscription::{OnExhausted, Ordering};
 use uuid::Uuid;
@@ -39,7 +41,7 @@ fn main() {
 fn measure(ordering: Ordering, in_flight_max: u32) -> u128 {
     let keys: Vec<_> = (0..KEYS).map(|key| OrderingKey(format!("key-{key}").into())).collect();
     let now = Instant::now();
-    let mut lane = Lane::new(policy(ordering, in_flight_max), true, Health::NEW, now);
+    let mut lane = Lane::new(&outset(ordering, in_flight_max), now);
     let mut recorded = 0;
     // The first page: there is nothing yet. No other is asked for.
     step(&mut lane, now, &mut recorded);
@@ -71,16 +73,17 @@ fn step(lane: &mut Lane, now: Instant, recorded: &mut i64) -> bool {
     true
 }
 
-fn policy(ordering: Ordering, in_flight_max: u32) -> Policy {
+fn outset(ordering: Ordering, in_flight_max: u32) -> Outset {
     let second = Duration::from_secs(1);
-    Policy {
+    let policy = Policy {
         ordering,
         in_flight_max,
         retry: RetryPolicy { max_retries: 5, delay: second, delay_max: second },
         on_exhausted: OnExhausted::Continue,
         circuit: CircuitPolicy { failure_threshold: 10, cool_down: second, cool_down_max: second },
         disable_after: None,
-    }
+    };
+    Outset { policy, active: true, health: Health::NEW, last: Sequence::ZERO }
 }
 
 fn queued(sequence: i64, key: Option<OrderingKey>) -> Queued {

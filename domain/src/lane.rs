@@ -113,6 +113,12 @@ pub enum Verdict {
 pub enum Event {
     /// A delivery was accepted and committed.
     Accepted(Queued),
+    /// Deliveries up to this number are accepted and committed, by whomever; said where no
+    /// [`Accepted`](Self::Accepted) may have come for them.
+    Stored {
+        /// The highest number that a delivery has got.
+        last: Sequence,
+    },
     /// The answer to the [`Load`] under way: the unfinished deliveries asked for, in their order,
     /// read after it was asked.
     Loaded(Vec<Queued>),
@@ -263,6 +269,19 @@ pub enum Held {
     Gate(Hold),
 }
 
+/// What a lane is built from, as it was committed. What is committed later has to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outset {
+    /// The rules.
+    pub policy: Policy,
+    /// Whether anything may be sent.
+    pub active: bool,
+    /// What is remembered of the endpoint.
+    pub health: Health,
+    /// The highest number that a delivery has got, finished or not.
+    pub last: Sequence,
+}
+
 /// How many deliveries a lane holds. A type of its own, so that tests reach the bounds with few.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
@@ -295,22 +314,22 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`]. `health` is as it
-    /// was recorded last.
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
     #[must_use]
-    pub fn new(policy: Policy, active: bool, health: Health, now: Instant) -> Self {
-        Self::sized(Sizes::DEFAULT, policy, active, health, now)
+    pub fn new(outset: &Outset, now: Instant) -> Self {
+        Self::sized(Sizes::DEFAULT, outset, now)
     }
 
     /// As [`new`](Self::new), with a window of another size.
     #[must_use]
-    pub fn sized(sizes: Sizes, policy: Policy, active: bool, health: Health, now: Instant) -> Self {
+    pub fn sized(sizes: Sizes, outset: &Outset, now: Instant) -> Self {
+        let Outset { policy, active, health, last } = *outset;
         Self {
             policy,
             active,
             closing: None,
             health: Health { circuit: health.circuit.without_probe(now), ..health },
-            window: Window::new(sizes, policy.ordering, policy.in_flight_max),
+            window: Window::new(sizes, policy.ordering, policy.in_flight_max, last),
             hold: None,
             actions: VecDeque::new(),
         }
@@ -320,6 +339,7 @@ impl Lane {
     pub fn handle(&mut self, event: Event, now: Instant) {
         match event {
             Event::Accepted(queued) => self.window.accepted(queued),
+            Event::Stored { last } => self.window.stored(last),
             Event::Loaded(page) => self.window.loaded(page),
             Event::Finished { sequence, verdict, jitter } => self.finished(sequence, verdict, jitter, now),
             Event::Recorded { sequence } => self.recorded(sequence),

@@ -4,6 +4,8 @@
 //! strings, and tells of a bad field as text only. Here syntax is one thing (400), and a well-formed
 //! body with a field that may not be so another (422, with a JSON pointer to it).
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +18,9 @@ use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSch
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, impl_apirequest_for_payload};
 use posthorn_domain::payload::{check_json, is_json_content_type};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
 
 use super::problem::{FieldError, Kind, Problem};
@@ -124,7 +127,32 @@ impl<T: Serialize + Type> ApiResponse for Json<T> {
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     check_json(bytes).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
-    serde_path_to_error::deserialize(&mut json).map_err(|error| explain(error.path(), error.inner()))
+    let parsed: Result<OnlyObject<T>, _> = serde_path_to_error::deserialize(&mut json);
+    parsed.map(|OnlyObject(value)| value).map_err(|error| explain(error.path(), error.inner()))
+}
+
+/// A struct that was written as an object. What serde derives takes a list of the fields' values, too.
+#[derive(Debug)]
+pub(super) struct OnlyObject<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OnlyObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData)).map(Self)
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map))
+    }
 }
 
 /// Why JSON is not what it should be.
@@ -139,6 +167,9 @@ fn explain(path: &Path, error: &serde_json::Error) -> Problem {
     let detail = if let Some(name) = quoted(text, "missing field `") {
         push_segment(&mut pointer, name);
         "expected this field"
+    } else if let Some(name) = quoted(text, "duplicate field `") {
+        push_segment(&mut pointer, name);
+        "expected this field once"
     } else if let Some(name) = quoted(text, "unknown field `") {
         let mut last = String::new();
         push_segment(&mut last, name);
@@ -181,8 +212,6 @@ pub(super) fn push_segment(pointer: &mut String, name: &str) {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde::Deserialize;
-
     use super::*;
 
     #[derive(Debug, Deserialize)]
@@ -193,7 +222,7 @@ mod tests {
         #[serde(default)]
         number: Option<u32>,
         #[serde(default)]
-        inner: Option<Inner>,
+        inner: Option<OnlyObject<Inner>>,
         #[serde(default)]
         map: Option<BTreeMap<String, String>>,
         #[serde(default)]
@@ -222,13 +251,13 @@ mod tests {
             (r#"{"text":"","inner":{}}"#, "/inner/rate", "expected this field"),
             (r#"{"text":"","inner":{"rate":1,"zz":1}}"#, "/inner/zz", "no such field"),
             (r#"{"text":"","inner":{"rate":"1"}}"#, "/inner/rate", "expected f64"),
-            (r#"{"text":"","inner":[]}"#, "/inner", "expected"),
+            (r#"{"text":"","inner":[1]}"#, "/inner", "expected an object"),
             (r#"{"text":"","map":{"x-a":1}}"#, "/map/x-a", "expected a string"),
             (r#"{"text":"","list":[1,300]}"#, "/list/1", "expected u8"),
-            (r#"{"text":"","text":""}"#, "/text", "duplicate field"),
-            (r#"{"text":"\ud800"}"#, "/text", "surrogate"),
-            ("[1]", "", "expected"),
-            ("null", "", "expected struct"),
+            (r#"{"text":"","text":""}"#, "/text", "once"),
+            (r#"{"text":"\ud800"}"#, "/text", "hex escape"),
+            ("[\"\"]", "", "expected an object"),
+            ("null", "", "expected an object"),
         ] {
             let problem = parse::<Outer>(body.as_bytes()).unwrap_err();
             let [error] = problem.errors() else { panic!("{body}: {problem}") };
@@ -244,7 +273,10 @@ mod tests {
         for body in ["", "{", r#"{"text":7,"#, r#"{"text":""}}"#, "\u{feff}{}", "{'text':''}"] {
             assert_eq!(parse::<Outer>(body.as_bytes()).unwrap_err().kind(), Kind::MalformedJson, "{body}");
         }
-        assert_eq!(parse::<serde_json::Value>(deep.as_bytes()).unwrap_err().kind(), Kind::MalformedJson);
+        assert_eq!(
+            parse::<BTreeMap<String, serde_json::Value>>(deep.as_bytes()).unwrap_err().kind(),
+            Kind::MalformedJson
+        );
     }
 
     #[tokio::test]

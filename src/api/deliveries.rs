@@ -51,7 +51,6 @@ enum ReplayAnswer {
 impl Deliveries {
     /// List a subscription's deliveries, the newest first
     #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "listDeliveries")]
-    #[expect(clippy::too_many_arguments, reason = "each is a parameter of the contract")]
     async fn list(
         &self,
         /// The subscription.

@@ -101,6 +101,7 @@ struct ActivityItem {
 #[OpenApi]
 impl Status {
     /// Tell whether the server is there
+    #[expect(clippy::unused_async, reason = "poem-openapi asks for it")]
     #[oai(path = "/health", method = "get", operation_id = "getHealth", tag = "Tag::Health")]
     async fn health(&self) -> Json<Health> {
         Json(Health { status: HealthStatus::Ok })

@@ -2,7 +2,8 @@
 //!
 //! A plan that PostgreSQL makes for an almost empty table and keeps is the trap: from its sixth
 //! execution on, the outcome statement read the whole table. And with Nagle's algorithm left on, a
-//! statement beyond one TCP segment waited 40 ms.
+//! statement beyond one TCP segment waited 40 ms. Both slow down every execution, so the quickest of
+//! several is judged: a busy machine slows some, never all.
 
 use std::time::{Duration, Instant};
 
@@ -27,46 +28,44 @@ async fn hot_statements_do_not_slow_down(backend: Backend) {
     let (id, crowd) = (world.subscription().await, world.subscription().await);
     let mut writer = OutcomeWriter::new(&world.store);
     world.accept_many(id, 60).await;
-    let before = median(&world, &mut writer, id).await;
+    let before = quickest(&world, &mut writer, id).await;
     world.accept_many(crowd, 30_000).await;
-    let after = median(&world, &mut writer, id).await;
+    let after = quickest(&world, &mut writer, id).await;
     assert!(
         after < before * 4 + Duration::from_millis(2),
         "{before:?} on a small table, {after:?} on a large one"
     );
 }
 
-async fn median(
+async fn quickest(
     world: &World,
     writer: &mut OutcomeWriter,
     id: posthorn_domain::id::SubscriptionId,
 ) -> Duration {
-    let mut times = Vec::new();
+    let mut quickest = Duration::MAX;
     for delivery in world.unfinished(id, 30).await {
         let delivery = world.delivery(delivery).await;
         let began = Instant::now();
         writer.record(&[], &[outcome(&delivery, 1, AttemptOutcome::Success)], NOW).await.unwrap();
-        times.push(began.elapsed());
+        quickest = quickest.min(began.elapsed());
     }
-    times.sort_unstable();
-    times[times.len() / 2]
+    quickest
 }
 
 async fn a_large_statement_waits_for_nothing(backend: Backend) {
     let world = World::new(backend).await;
     let id = world.subscription().await;
     let mut writer = IntakeWriter::new(&world.store);
-    let mut times = Vec::new();
+    let mut quickest = Duration::MAX;
     for _ in 0..11 {
         let mut event = intake(id);
         event.payload = vec![b' '; 100 * 1024].into();
         let batch = [event.clone()];
         let began = Instant::now();
         writer.accept(&batch, NOW).await.unwrap();
-        times.push(began.elapsed());
+        quickest = quickest.min(began.elapsed());
     }
-    times.sort_unstable();
-    assert!(times[5] < Duration::from_millis(20), "100 KiB took {:?}", times[5]);
+    assert!(quickest < Duration::from_millis(20), "100 KiB took {quickest:?}");
 }
 
 async fn pages_by_key_are_read(backend: Backend) {

@@ -24,6 +24,8 @@ const POLICY: Policy = Policy {
     disable_after: None,
 };
 
+const OUTSET: Outset = Outset { policy: POLICY, active: true, health: Health::NEW, last: Sequence::ZERO };
+
 const SUCCESS: Verdict = Verdict::Success;
 const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false };
 const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true };
@@ -66,10 +68,11 @@ impl Rig {
     /// A lane that awaits its first page.
     fn opening(policy: Policy) -> Self {
         let now = Instant::now();
-        Self::of(Lane::new(policy, true, Health::NEW, now), now)
+        Self::of(&Outset { policy, ..OUTSET }, now)
     }
 
-    fn of(lane: Lane, now: Instant) -> Self {
+    fn of(outset: &Outset, now: Instant) -> Self {
+        let lane = Lane::new(outset, now);
         let mut rig = Self { lane, now, gate: Valve::default(), load: None, records: Vec::new() };
         assert_eq!(rig.poll(), []);
         rig

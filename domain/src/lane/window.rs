@@ -114,7 +114,7 @@ struct Loading {
 }
 
 impl Window {
-    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32) -> Self {
+    pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32, last: Sequence) -> Self {
         Self {
             sizes,
             ordering,
@@ -129,7 +129,7 @@ impl Window {
             wanted: VecDeque::new(),
             key_had_turn: false,
             scanned: Sequence::ZERO,
-            known: Sequence::ZERO,
+            known: last,
             more: true,
             loading: None,
         }
@@ -144,6 +144,11 @@ impl Window {
             self.scanned = sequence;
             self.insert(queued);
         }
+    }
+
+    /// All up to this number are there.
+    pub(super) fn stored(&mut self, last: Sequence) {
+        self.heard_of(last);
     }
 
     /// A delivery is there. Whether that is news.
@@ -218,8 +223,11 @@ impl Window {
             self.insert(queued);
         }
         let after = more_after.unwrap_or(asked);
-        if last > after {
-            self.set_aside(key.clone(), after, last);
+        match self.aside.get_mut(key) {
+            // The page itself had more than may stand in the line.
+            Some(aside) => aside.last = aside.last.max(last),
+            None if last > after => self.set_aside(key.clone(), after, last),
+            None => {}
         }
     }
 

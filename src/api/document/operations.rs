@@ -105,6 +105,7 @@ fn finish_operation(id: &str, operation: &mut Map<String, Value>) {
 }
 
 fn finish_parameter(parameter: &mut Value) {
+    drop_defaults(parameter);
     let name = parameter.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
     let Some(schema) = parameter.get_mut("schema").and_then(Value::as_object_mut) else { return };
     let max = match name.as_str() {
@@ -120,9 +121,17 @@ fn finish_parameter(parameter: &mut Value) {
     ]);
 }
 
+/// What goes without saying.
+fn drop_defaults(value: &mut Value) {
+    if let Some(members) = value.as_object_mut() {
+        members.retain(|name, value| !(name == "explode" || name == "deprecated" && *value == false));
+    }
+}
+
 fn finish_response(response: &mut Value) {
     if let Some(headers) = response.get_mut("headers").and_then(Value::as_object_mut) {
-        for (_, header) in headers.iter_mut() {
+        for header in headers.values_mut() {
+            drop_defaults(header);
             if let Some(schema) = header.get_mut("schema").and_then(Value::as_object_mut) {
                 schema.insert("maxLength".to_owned(), 255.into());
             }
@@ -134,7 +143,7 @@ fn finish_response(response: &mut Value) {
         }
     }
     if let Some(description) = response.get_mut("description").filter(|text| *text == "") {
-        *description = "It is so.".into();
+        *description = "As asked for.".into();
     }
     add_example(Some(response));
 }
@@ -214,27 +223,28 @@ fn add_event(operation: &mut Map<String, Value>) {
         "content": { "application/json": { "schema": { "description": "Any JSON value." } } },
     });
     operation.insert("requestBody".to_owned(), body);
-    let signature = "^sha256=[0-9a-f]{64}$";
+    let signature =
+        json!({ "type": "string", "pattern": "^sha256=[0-9a-f]{64}$", "minLength": 71, "maxLength": 71 });
     let headers = [
         header(
             "X-Webhook-Signature-256",
             "`sha256=` and the lower-case hex of HMAC-SHA256(secret_key, raw body). Needed where the subscription has a `secret_key`.",
-            json!({ "type": "string", "pattern": signature, "minLength": 71, "maxLength": 71 }),
+            &signature,
         ),
         header(
             "X-Hub-Signature-256",
             "GitHub's name for the same; where both are sent both must be right.",
-            json!({ "type": "string", "pattern": signature, "minLength": 71, "maxLength": 71 }),
+            &signature,
         ),
         header(
             "Idempotency-Key",
             "While its delivery exists, the same key for the same subscription answers with the first delivery and stores nothing.",
-            key(),
+            &key(),
         ),
         header(
             "Posthorn-Ordering-Key",
             "Where the subscription's ordering is `key`: deliveries with the same key keep their order.",
-            key(),
+            &key(),
         ),
     ];
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));
@@ -243,7 +253,7 @@ fn add_event(operation: &mut Map<String, Value>) {
     }
 }
 
-fn header(name: &str, description: &str, schema: Value) -> Value {
+fn header(name: &str, description: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "header", "description": description, "required": false, "schema": schema })
 }
 

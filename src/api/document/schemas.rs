@@ -60,6 +60,7 @@ pub(super) fn finish(document: &mut Value) {
     walk(document, &mut |value| {
         straighten_reference(value);
         bound_number(value);
+        join_lines(value);
     });
 }
 
@@ -85,6 +86,9 @@ fn finish_properties(of: &str, schema: &mut Map<String, Value>) {
         // A default would make generators send the field, or say it is always there.
         property.remove("default");
         bound_length(name, property);
+        if (of, name.as_str()) == ("Problem", "status") {
+            property.extend([("minimum".to_owned(), 400.into()), ("maximum".to_owned(), 599.into())]);
+        }
         if may_miss && !is_among(NEVER_NULL) && !is_among(SOMETIMES) {
             make_nullable(property);
         }
@@ -160,6 +164,13 @@ fn as_integer(number: f64) -> Option<Value> {
     let text = format!("{number:.0}");
     let whole: i64 = text.parse().ok()?;
     (number.fract() == 0.0).then(|| whole.into())
+}
+
+/// Comments break their lines where the code's width ends; only empty lines mean something.
+fn join_lines(value: &mut Value) {
+    if let Some(Value::String(text)) = value.get_mut("description") {
+        *text = text.split("\n\n").map(|part| part.replace('\n', " ")).collect::<Vec<_>>().join("\n\n");
+    }
 }
 
 fn walk(value: &mut Value, visit: &mut impl FnMut(&mut Value)) {

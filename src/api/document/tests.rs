@@ -1,5 +1,11 @@
 use std::collections::BTreeSet;
 
+use posthorn_domain::limits::{
+    BURST_MAX, DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, PAGE_LIMIT_MAX, PAGE_NUMBER_MAX, RATE_MAX, RATE_MIN,
+    RETRIES_MAX, RETRY_DELAY_MAX, SECRET_KEY_BYTES_MAX, TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX, TIMEOUT_MAX,
+    TIMEOUT_MIN,
+};
+
 use super::*;
 
 fn operations(document: &Value) -> Vec<(String, &Value)> {
@@ -195,4 +201,94 @@ fn null_is_where_it_may_be() {
 fn methods_are_those_of_the_document() {
     let methods = format!("{:?}", methods());
     assert!(methods.contains("PUT") && methods.contains("{subscription_id}"), "{methods}");
+}
+
+/// Examples are what their schemas say: every field there, none beside them, null only where it may be.
+#[test]
+fn examples_fit() {
+    let document = build();
+    let mut checked = 0;
+    let mut check_media = |name: &str, media: &Value| {
+        if let Err(fault) = check_example(&document, &media["schema"], &media["example"]) {
+            panic!("{name}: {fault}");
+        }
+        checked += 1;
+    };
+    for (name, operation) in operations(&document) {
+        let responses = operation["responses"].as_object().unwrap().values();
+        for content in
+            responses.chain([&operation["requestBody"]]).filter_map(|part| part["content"].as_object())
+        {
+            content.values().for_each(|media| check_media(&name, media));
+        }
+    }
+    assert!(checked > 100, "{checked}");
+}
+
+fn check_example(document: &Value, schema: &Value, example: &Value) -> Result<(), String> {
+    let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
+    if example.is_null() {
+        return if schema["nullable"] == true { Ok(()) } else { Err("null".to_owned()) };
+    }
+    if let Some(reference) = reference {
+        return check_example(document, document.pointer(&reference[1..]).unwrap(), example);
+    }
+    for item in example.as_array().into_iter().flatten() {
+        check_example(document, &schema["items"], item)?;
+    }
+    let named =
+        |name: &str| schema["required"].as_array().into_iter().flatten().any(|required| required == name);
+    for (name, property) in schema["properties"].as_object().into_iter().flatten() {
+        match example.get(name) {
+            Some(value) => {
+                check_example(document, property, value).map_err(|fault| format!("{name}: {fault}"))?;
+            }
+            None if named(name) => return Err(format!("{name} is missing")),
+            None => {}
+        }
+    }
+    let known =
+        |name: &String| schema["properties"].get(name).is_some() || !schema["additionalProperties"].is_null();
+    let unknown = example
+        .as_object()
+        .into_iter()
+        .flatten()
+        .find(|(name, _)| schema["type"] == "object" && !known(name));
+    if let Some((name, _)) = unknown {
+        return Err(format!("{name} is not in the schema"));
+    }
+    let listed = schema["enum"].as_array().is_none_or(|words| words.contains(example));
+    listed.then_some(()).ok_or_else(|| format!("{example} is no word of {schema}"))
+}
+
+/// The bounds beside the fields are written by hand; those that hold are the domain's.
+#[test]
+fn bounds_are_the_domains() {
+    let document = build();
+    for (schema, name, min, max) in [
+        ("SubscriptionUpdate", "max_in_flight", 1.0, f64::from(IN_FLIGHT_MAX)),
+        ("SubscriptionUpdate", "timeout_seconds", TIMEOUT_MIN.as_secs_f64(), TIMEOUT_MAX.as_secs_f64()),
+        ("RateLimit", "requests_per_second", RATE_MIN, RATE_MAX),
+        ("RateLimit", "burst", 1.0, f64::from(BURST_MAX)),
+        ("RetrySettings", "max_retries", 0.0, f64::from(RETRIES_MAX)),
+        ("RetrySettings", "initial_delay_seconds", 0.0, RETRY_DELAY_MAX.as_secs_f64()),
+        ("RetryPolicy", "max_delay_seconds", 0.0, RETRY_DELAY_MAX.as_secs_f64()),
+        ("PaginatedSubscriptions", "page", 1.0, f64::from(PAGE_NUMBER_MAX)),
+        ("PaginatedSubscriptions", "limit", 1.0, f64::from(PAGE_LIMIT_MAX)),
+    ] {
+        let property = &document["components"]["schemas"][schema]["properties"][name];
+        let bound = |name: &str| property[name].as_f64().unwrap();
+        // Written with the digits that a person reads, so not to the last bit.
+        assert!((bound("minimum") - min).abs() < 1e-12, "{schema}.{name}: {property}");
+        assert!((bound("maximum") - max).abs() < 1e-12, "{schema}.{name}: {property}");
+    }
+    for (name, longest) in [
+        ("target_url", TARGET_URL_CHARS_MAX),
+        ("tenant", TENANT_CHARS_MAX),
+        ("description", DESCRIPTION_CHARS_MAX),
+        ("secret_key", SECRET_KEY_BYTES_MAX),
+    ] {
+        let property = &document["components"]["schemas"]["SubscriptionCreate"]["properties"][name];
+        assert_eq!(property["maxLength"], longest, "{name}");
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use poem_openapi::types::MaybeUndefined;
-use posthorn_domain::address::AddressGuard;
+use posthorn_domain::address::{AddressGuard, ForbiddenAddress};
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::limits::{
     BURST_MAX, DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RATE_MAX, RATE_MIN, RETRIES_MAX, RETRY_DELAY_MAX,
@@ -150,7 +150,7 @@ fn set_or<T>(field: &mut T, change: MaybeUndefined<T>, cleared: T) {
 
 fn target(text: &str, guard: &AddressGuard, faults: &mut Faults) -> Option<TargetUrl> {
     let target = faults.take("/target_url", TargetUrl::parse(text))?;
-    let allowed = guard.check_target(&target).map_err(|error| error.advice());
+    let allowed = guard.check_target(&target).map_err(ForbiddenAddress::advice);
     faults.take("/target_url", allowed).map(|()| target)
 }
 
@@ -286,7 +286,7 @@ mod tests {
         AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()])
     }
 
-    fn create(fields: Value) -> Result<(Tenant, SubscriptionConfig), Problem> {
+    fn create(fields: &Value) -> Result<(Tenant, SubscriptionConfig), Problem> {
         let mut body = json!({"target_url": "http://127.0.0.1/"});
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
         creation(serde_json::from_value(body).unwrap(), &guard())
@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once() {
-        let problem = create(json!({
+        let problem = create(&json!({
             "target_url": "http://10.0.0.1/",
             "tenant": "a b",
             "secret_key": "",
@@ -353,7 +353,16 @@ mod tests {
             (json!({"description": "ä".repeat(1025)}), false),
             (json!({"tenant": null, "headers": null, "retry": null, "ordering": null}), true),
         ] {
-            assert_eq!(create(fields.clone()).is_ok(), ok, "{fields}");
+            assert_eq!(create(&fields).is_ok(), ok, "{fields}");
+        }
+    }
+
+    #[test]
+    fn objects_are_not_written_as_lists() {
+        for body in
+            [json!({"rate_limit": [1, 1]}), json!({"retry": [1]}), json!({"rate_limit": {"burst": 1}})]
+        {
+            assert!(serde_json::from_value::<SubscriptionUpdate>(body.clone()).is_err(), "{body}");
         }
     }
 
@@ -365,8 +374,8 @@ mod tests {
             "retry": {"max_retries": 2, "initial_delay_seconds": 0.5, "on_exhausted": "pause"},
             "timeout_seconds": 1.5,
         });
-        let (_, full) = create(everything).unwrap();
-        let (_, empty) = create(json!({})).unwrap();
+        let (_, full) = create(&everything).unwrap();
+        let (_, empty) = create(&json!({})).unwrap();
         let mut config = full.clone();
         change(&mut config, json!({})).unwrap();
         assert_eq!(config, full);
@@ -393,7 +402,7 @@ mod tests {
 
     #[test]
     fn strict_stays_with_one_in_flight() {
-        let (_, mut config) = create(json!({"ordering": "key", "max_in_flight": 7})).unwrap();
+        let (_, mut config) = create(&json!({"ordering": "key", "max_in_flight": 7})).unwrap();
         for (body, pointer) in [
             (json!({"ordering": "strict"}), "/ordering"),
             (json!({"ordering": null}), "/ordering"),

@@ -10,6 +10,7 @@ use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::api::body::OnlyObject;
 use crate::api::words::{OnExhausted, Ordering};
 
 macro_rules! subscription_body {
@@ -39,10 +40,10 @@ macro_rules! subscription_body {
             #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
             pub(super) max_in_flight: MaybeUndefined<u32>,
             /// Requests per second at most. Left out: no limit.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "object")]
             pub(super) rate_limit: MaybeUndefined<RateLimit>,
             /// Its own retries; what is left out is as configured.
-            #[serde(default)]
+            #[serde(default, deserialize_with = "object")]
             pub(super) retry: MaybeUndefined<RetrySettings>,
             /// How long an attempt may take, in seconds. Left out: as configured.
             #[serde(default)]
@@ -140,4 +141,12 @@ pub(in crate::api) struct RetrySettings {
 /// Absent is one thing, null another: here it is as wrong as a number.
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
+}
+
+/// An object or null.
+fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<MaybeUndefined<T>, D::Error> {
+    let value = Option::<OnlyObject<T>>::deserialize(deserializer)?;
+    Ok(value.map_or(MaybeUndefined::Null, |OnlyObject(value)| MaybeUndefined::Value(value)))
 }

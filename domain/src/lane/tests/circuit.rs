@@ -92,7 +92,8 @@ fn a_probe_that_was_skipped_still_decides() {
 fn a_probe_lost_in_a_crash_goes_again() {
     let now = Instant::now();
     let circuit = Circuit::HalfOpen { cool_down: secs(60), failures: 5 };
-    let mut rig = Rig::of(Lane::new(BREAKS, true, Health { circuit, ..Health::NEW }, now), now);
+    let health = Health { circuit, ..Health::NEW };
+    let mut rig = Rig::of(&Outset { policy: BREAKS, health, ..OUTSET }, now);
     assert_eq!(rig.loaded([plain(1), plain(2)]), [(1, 1)]);
     rig.finish(1, FAILURE);
     assert_eq!(super::circuit::circuit(&rig), open(&rig, 100, 6));

@@ -64,6 +64,17 @@ fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
 }
 
 #[test]
+fn what_a_key_has_beyond_the_last_page_is_not_lost() {
+    let mut store = store(repeat("only", 300));
+    let outset = Outset { policy: policy(Ordering::Key, 10), last: Sequence(300), ..OUTSET };
+    let mut rig = Rig::of(&outset, Instant::now());
+    assert_eq!(numbers(&store.serve(&mut rig)), [1]);
+    for sequence in 1..300 {
+        assert_eq!(numbers(&store.end(&mut rig, sequence)), [sequence + 1]);
+    }
+}
+
+#[test]
 fn keys_found_blocked_in_the_store_take_one_place_each() {
     let keys = 100;
     let blocked = (0..keys).flat_map(|key| repeat(&format!("blocked {key}"), 20));
@@ -85,6 +96,23 @@ fn keys_found_blocked_in_the_store_take_one_place_each() {
 }
 
 #[test]
+fn one_that_waits_in_the_middle_of_its_line_holds_the_rest() {
+    // Another ordering had let it be tried before its turn.
+    let mut rig = Rig::new(policy(Ordering::Key, 10));
+    let due = rig.now + secs(5);
+    rig.accept([keyed(1, "a")]);
+    rig.end(1, FAILURE);
+    rig.accept((2..=20).map(|sequence| keyed(sequence, "a")));
+    rig.wait(10);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    let second = Queued { attempt_count: 1, due: Some(due + secs(10)), ..keyed(2, "a") };
+    assert_eq!(rig.loaded([second].into_iter().chain((3..=13).map(|n| keyed(n, "a")))), []);
+    assert_eq!(rig.wait(5), [(2, 2)]);
+    assert_eq!(rig.end(2, SUCCESS), []);
+    assert_eq!(rig.load.as_ref().map(|load| load.after), Some(Sequence(2)), "3 has not gone");
+}
+
+#[test]
 fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
     let mut rig = Rig::new(policy(Ordering::Key, 10));
     rig.accept([keyed(1, "a")]);
@@ -100,11 +128,11 @@ fn what_is_accepted_behind_a_blocked_key_stays_in_the_store() {
 fn keys_in_flight_never_fill_the_window() {
     for in_flight_max in [2, 9, 16, 17, 100, 1000] {
         let busy = in_flight_max - 1;
-        let lines = (0..busy).flat_map(|key| repeat(&format!("busy {key}"), 50));
+        let lines = (0..busy).flat_map(|key| repeat(&format!("busy {key}"), 20));
         let store = store(lines.chain(repeat("free", 1)));
         let mut rig = Rig::opening(policy(Ordering::Key, in_flight_max));
         let started = store.serve(&mut rig);
-        let last = i64::from(busy) * 50 + 1;
+        let last = i64::from(busy) * 20 + 1;
         assert_eq!(numbers(&started).last(), Some(&last), "{in_flight_max} in flight");
         assert_eq!(started.len(), usize::try_from(in_flight_max).expect("a small number"));
     }
