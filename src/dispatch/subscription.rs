@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
-use posthorn_domain::lane::{self, Action, Event, Health, Held, Lane, Policy, Queued, Ticket};
+use posthorn_domain::lane::{self, Action, Event, Health, Held, Lane, Outset, Policy, Queued, Ticket};
 use posthorn_domain::limits::RETRY_DELAY_MAX;
 use posthorn_domain::retry::Jitter;
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
@@ -32,7 +32,7 @@ use super::dispatcher::DispatcherMsg;
 use super::outcome_writer::{Ended, Item};
 use super::{Parts, attempt};
 use crate::store::lanes::{Scope, Waiting};
-use crate::store::{CircuitState, LaneHealth};
+use crate::store::{CircuitState, LaneHealth, LaneStart};
 
 /// How long an actor stays when it has nothing to do, and how far its next wake-up must lie for
 /// that to be worth a read of the store.
@@ -42,7 +42,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What a subscription's actor is told.
 pub(super) enum LaneMsg {
     /// The subscription as stored; none where it is gone.
-    Opened(Option<Box<(Arc<Subscription>, LaneHealth)>>),
+    Opened(Option<Box<(Arc<Subscription>, Outset)>>),
     /// A delivery was accepted.
     Accepted(Queued),
     /// The page asked for.
@@ -182,18 +182,16 @@ impl State {
         }
     }
 
-    fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<(Arc<Subscription>, LaneHealth)>>) {
+    fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<(Arc<Subscription>, Outset)>>) {
         self.reading = None;
         self.parts.dispatcher.tell(DispatcherMsg::Opened(self.id));
-        let Some((subscription, health)) = found.map(|found| *found).filter(|_| !self.deleted) else {
+        let Some((subscription, outset)) = found.map(|found| *found).filter(|_| !self.deleted) else {
             // There is nothing to do, ever.
             self.offer_to_leave(myself, None, false);
             return;
         };
-        let policy = Policy::of(&subscription.config, &self.parts.settings.defaults);
-        let active = subscription.status == SubscriptionStatus::Active;
         self.shell = Some(Shell {
-            lane: Lane::new(policy, active, health_in_lane(&self.parts, health), Instant::now()),
+            lane: Lane::new(&outset, Instant::now()),
             gate: ShellGate::new(Arc::clone(&self.parts), myself.clone(), subscription.config.rate_limit),
             subscription,
             flights: HashMap::new(),
@@ -416,8 +414,17 @@ impl Shell {
 async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
     let found = until_read(&parts, || parts.store.lane_start(id)).await;
     let found = match found {
-        Some((subscription, health)) => {
-            Some(Box::new((parts.caches.keep_subscription(subscription).await, health)))
+        Some(LaneStart { subscription, health, last }) => {
+            let outset = Outset {
+                policy: Policy::of(&subscription.config, &parts.settings.defaults),
+                active: subscription.status == SubscriptionStatus::Active,
+                health: health_in_lane(&parts, health),
+                last,
+            };
+            // The copy that goes with the outset: a newer one is told as a change.
+            let subscription = Arc::new(subscription);
+            parts.caches.keep_subscription(Subscription::clone(&subscription)).await;
+            Some(Box::new((subscription, outset)))
         }
         None => None,
     };

@@ -39,7 +39,8 @@ pub use error::Error;
 pub use lock::InstanceLock;
 pub use stats::{Stats, WINDOW as STATS_WINDOW};
 pub use subscriptions::{
-    CircuitState, CircuitView, LaneHealth, SubscriptionFilter, SubscriptionPage, SubscriptionView, Update,
+    CircuitState, CircuitView, LaneHealth, LaneStart, SubscriptionFilter, SubscriptionPage, SubscriptionView,
+    Update,
 };
 
 /// The database. Cheap to clone.

@@ -9,7 +9,7 @@ mod row;
 pub(super) use row::circuit_code;
 
 use posthorn_domain::delivery::DeliveryStatus;
-use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
@@ -69,6 +69,17 @@ impl LaneHealth {
         probe_at: None,
         failing_since: None,
     };
+}
+
+/// What a lane starts from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LaneStart {
+    /// The subscription.
+    pub subscription: Subscription,
+    /// What is remembered of its endpoint.
+    pub health: LaneHealth,
+    /// The highest number that a delivery has got.
+    pub last: Sequence,
 }
 
 /// A circuit as clients see it.
@@ -139,10 +150,22 @@ impl Store {
         view(&self.orm, id).await
     }
 
-    /// What dispatch needs to start a lane: the subscription and its health, by primary key.
-    pub async fn lane_start(&self, id: SubscriptionId) -> Result<Option<(Subscription, LaneHealth)>, Error> {
+    /// What dispatch needs to start a lane, by primary keys; none where the subscription is not there.
+    pub async fn lane_start(&self, id: SubscriptionId) -> Result<Option<LaneStart>, Error> {
         let found = live(id).find_also_related(lane_health::Entity).one(&self.orm).await?;
-        found.map(|(row, health)| Ok((row::to_subscription(row)?, row::to_health(health)?))).transpose()
+        let Some((row, health)) = found else { return Ok(None) };
+        let ask = Statement::from_sql_and_values(
+            self.orm.get_database_backend(),
+            "SELECT next_sequence - 1 FROM lanes WHERE subscription_id = $1",
+            [id.0.into()],
+        );
+        // Without a lane it was deleted in between.
+        let Some(lane) = self.orm.query_one(ask).await? else { return Ok(None) };
+        Ok(Some(LaneStart {
+            subscription: row::to_subscription(row)?,
+            health: row::to_health(health)?,
+            last: Sequence(lane.try_get_by_index(0)?),
+        }))
     }
 
     /// One page of subscriptions, the newest first; uses `subscriptions_by_tenant`,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use posthorn::store::outcomes::{OutcomeWriter, Started};
 use posthorn::store::{Change, CircuitState, LaneHealth};
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
-use posthorn_domain::id::{AttemptNumber, DeliveryId};
+use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
 
 use crate::on_both_databases;
@@ -62,8 +62,9 @@ async fn health_and_standing_follow(backend: Backend) {
     last.standing = Some((SubscriptionStatus::Disabled, StatusReason::Gone));
     world.record(&[last]).await;
 
-    let (subscription, stored) = world.store.lane_start(id).await.unwrap().unwrap();
-    assert_eq!(stored, health);
+    let start = world.store.lane_start(id).await.unwrap().unwrap();
+    let subscription = start.subscription;
+    assert_eq!((start.health, start.last), (health, Sequence(1)));
     assert_eq!(subscription.status, SubscriptionStatus::Disabled);
     assert_eq!(subscription.status_reason, Some(StatusReason::Gone));
     assert_eq!(subscription.version, 2);
@@ -76,8 +77,7 @@ async fn health_and_standing_follow(backend: Backend) {
         s.status_reason = None;
     };
     world.store.update_subscription(id, NOW, enable).await.unwrap().unwrap();
-    let (_, stored) = world.store.lane_start(id).await.unwrap().unwrap();
-    assert_eq!(stored, LaneHealth::NEW);
+    assert_eq!(world.store.lane_start(id).await.unwrap().unwrap().health, LaneHealth::NEW);
 }
 
 async fn a_delivery_that_somebody_ended_stays_ended(backend: Backend) {
