@@ -1,0 +1,225 @@
+//! One case from an empty database to its figures: warm up, load, drain, check.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use tokio::process::Command;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout};
+use url::Url;
+
+use crate::client::Client;
+use crate::clock::Clock;
+use crate::database::Database;
+use crate::event::Filler;
+use crate::latency::Latency;
+use crate::load::{Callers, Pace, Run, Stretch};
+use crate::receiver::Receiver;
+use crate::report::{Cost, Outcome, Store};
+use crate::tally::Tally;
+use crate::target::Target;
+use crate::usage;
+
+/// Start, subscriptions and removal; everything else has its own limit.
+const SETUP_PATIENCE: Duration = Duration::from_secs(180);
+/// The warm-up leaves no more than this behind, so that its drain is short.
+const WARM_UP_BACKLOG_MAX: u64 = 1_000;
+/// A drain in which nothing arrives for so long has stopped.
+const STALL_PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN_PAUSE: Duration = Duration::from_millis(20);
+
+/// What all cases have in common.
+pub(crate) struct Plan<'args> {
+    pub(crate) connections: usize,
+    pub(crate) payload_bytes: usize,
+    pub(crate) warm_up: Duration,
+    pub(crate) pace: Pace,
+    pub(crate) drain_max: Duration,
+    pub(crate) posthorn: &'args Path,
+    pub(crate) postgres: &'args Url,
+    pub(crate) directory: &'args Path,
+}
+
+impl Plan<'_> {
+    /// Runs one case; whatever happens, its database and its server are gone afterwards.
+    pub(crate) async fn measure(&self, store: Store, subscriptions: usize) -> anyhow::Result<Outcome> {
+        let database = match store {
+            Store::Forwarder => Database::none(self.directory)?,
+            Store::Sqlite => Database::sqlite(self.directory)?,
+            Store::Postgres => Database::postgres(self.directory, self.postgres).await?,
+        };
+        let limit = SETUP_PATIENCE + self.warm_up + self.pace.duration + self.drain_max * 2;
+        let measured = tokio::select! {
+            measured = timeout(limit, self.measure_on(&database, store, subscriptions)) => measured,
+            () = interrupted() => Ok(Err(anyhow::anyhow!("interrupted"))),
+        };
+        let removed = database.remove().await;
+        let outcome = measured.with_context(|| format!("not done after {limit:?}"))??;
+        removed?;
+        Ok(outcome)
+    }
+
+    async fn measure_on(
+        &self,
+        database: &Database,
+        store: Store,
+        subscriptions: usize,
+    ) -> anyhow::Result<Outcome> {
+        let target = Target::start(self.command(database, subscriptions)?).await?;
+        let outcome = self.measure_target(&target, database, store, subscriptions).await;
+        let outcome = outcome.with_context(|| format!("the server's log ends with\n{}", target.log()));
+        target.end().await?;
+        outcome
+    }
+
+    /// The server's process, with nothing of this process's own settings.
+    fn command(&self, database: &Database, subscriptions: usize) -> anyhow::Result<Command> {
+        let mut command = if let Some(url) = database.url() {
+            let mut command = Command::new(self.posthorn);
+            command.env_clear().arg("serve").env("DATABASE_URL", url);
+            command.env("POSTHORN_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+            command
+        } else {
+            let share = self.pace.backlog_max / u64::try_from(subscriptions)?.max(1);
+            let mut command = Command::new(std::env::current_exe().context("this program's path")?);
+            // Some spare, since not every subscription's share is used up at the same time.
+            command.env_clear().arg("forwarder").arg("--queue-max").arg((share * 2 + 1_000).to_string());
+            command
+        };
+        command.current_dir(database.directory());
+        Ok(command)
+    }
+
+    async fn measure_target(
+        &self,
+        target: &Target,
+        database: &Database,
+        store: Store,
+        subscriptions: usize,
+    ) -> anyhow::Result<Outcome> {
+        let clock = Clock::start();
+        let tally = Arc::new(Tally::new(self.connections, subscriptions)?);
+        let receiver = Receiver::start(Arc::clone(&tally), clock).await?;
+        let paths = target.subscribe((0..subscriptions).map(|index| receiver.target_url(index))).await?;
+        let filler = Filler::for_payload(self.payload_bytes);
+        let run = Arc::new(Run { clock, filler, paths, tally, accepted: AtomicU64::new(0) });
+        let mut connections = Vec::with_capacity(self.connections);
+        for _ in 0..self.connections {
+            connections.push(Client::connect(target.address()).await?);
+        }
+        let callers = Callers::new(&run, connections);
+
+        let warm_up = Pace { duration: self.warm_up, backlog_max: WARM_UP_BACKLOG_MAX, interval: None };
+        let (callers, _) = callers.run(warm_up).await.context("warm-up")?;
+        drain(&run, self.drain_max).await.context("drain of the warm-up")?;
+
+        run.tally.restart();
+        let (before, arrived_before) = (Used::now(target, database), run.tally.arrived());
+        let (callers, stretch) = callers.run(self.pace).await.context("load")?;
+        let delivered_in_load = run.tally.arrived() - arrived_before;
+        drain(&run, self.drain_max).await.context("drain")?;
+        let after = Used::now(target, database);
+        run.tally.check_complete(&callers.accepted())?;
+        let cost = after.cost_since(&before, stretch.accepted);
+        let callers = self.connections;
+        Ok(Measured { store, subscriptions, callers, stretch, delivered_in_load, cost }.outcome(&run.tally))
+    }
+}
+
+/// Waits for SIGINT or SIGTERM, whose default would leave the server and its database behind.
+async fn interrupted() {
+    let Ok(mut terminated) = signal(SignalKind::terminate()) else { return };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = terminated.recv() => {}
+    }
+}
+
+/// Waits until everything that was accepted has arrived.
+async fn drain(run: &Run, patience: Duration) -> anyhow::Result<()> {
+    let accepted = run.accepted.load(std::sync::atomic::Ordering::Relaxed);
+    let begin = Instant::now();
+    let (mut arrived, mut moved) = (run.tally.arrived(), Instant::now());
+    while arrived < accepted {
+        run.tally.check()?;
+        if begin.elapsed() > patience || moved.elapsed() > STALL_PATIENCE {
+            bail!("{arrived} of {accepted} events have arrived, {:.0?} after the load", begin.elapsed());
+        }
+        sleep(DRAIN_PAUSE).await;
+        let now = run.tally.arrived();
+        if now > arrived {
+            (arrived, moved) = (now, Instant::now());
+        }
+    }
+    run.tally.check()
+}
+
+/// What was used up to some moment.
+struct Used {
+    server: Option<Duration>,
+    postgres: Option<Duration>,
+    bench: Option<Duration>,
+    memory: Option<usage::Memory>,
+}
+
+impl Used {
+    fn now(target: &Target, database: &Database) -> Self {
+        Self {
+            server: usage::cpu(target.pid()),
+            postgres: database.postgres_name().and_then(usage::cpu_of_postgres),
+            bench: usage::cpu(std::process::id()),
+            memory: usage::memory(target.pid()),
+        }
+    }
+
+    fn cost_since(&self, before: &Self, events: u64) -> Cost {
+        let between = |after: Option<Duration>, before: Option<Duration>| after?.checked_sub(before?);
+        Cost::new(
+            events,
+            between(self.server, before.server),
+            between(self.postgres, before.postgres),
+            between(self.bench, before.bench),
+            self.memory,
+        )
+    }
+}
+
+/// The raw figures of one case.
+struct Measured {
+    store: Store,
+    subscriptions: usize,
+    callers: usize,
+    stretch: Stretch,
+    delivered_in_load: u64,
+    cost: Cost,
+}
+
+impl Measured {
+    fn outcome(self, tally: &Tally) -> Outcome {
+        let (stretch, arrivals) = (self.stretch, tally.arrivals());
+        let since_first =
+            |nanos: u64| Duration::from_nanos(nanos.saturating_sub(stretch.first_accept_nanos)).as_secs_f64();
+        let load_seconds = since_first(stretch.last_accept_nanos);
+        let whole_seconds = since_first(arrivals.last_arrival_nanos).max(load_seconds);
+        let waited = stretch.held.as_secs_f64() / f64::from(u32::try_from(self.callers).unwrap_or(u32::MAX));
+        Outcome {
+            store: self.store,
+            subscriptions: self.subscriptions,
+            accepted: stretch.accepted,
+            refused: stretch.refused,
+            repeated: arrivals.repeated,
+            load_seconds,
+            drain_seconds: whole_seconds - load_seconds,
+            held_seconds: waited,
+            accepted_per_second: crate::report::rate(stretch.accepted, load_seconds),
+            delivered_in_load_per_second: crate::report::rate(self.delivered_in_load, load_seconds),
+            delivered_per_second: crate::report::rate(stretch.accepted, whole_seconds),
+            ingest: Latency::of(&stretch.latency),
+            delivery: Latency::of(&arrivals.latency),
+            cost: self.cost,
+        }
+    }
+}

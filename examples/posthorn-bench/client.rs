@@ -1,0 +1,95 @@
+//! One HTTP/1.1 connection that is kept: hyper without a pool, since its cost is part of every figure.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::{Method, Request, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to one server; opened again when the server has closed it between two requests.
+pub(crate) struct Client {
+    address: SocketAddr,
+    host: HeaderValue,
+    connection: Connection,
+}
+
+struct Connection {
+    sender: SendRequest<Full<Bytes>>,
+    _driver: AbortOnDropHandle<()>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    /// Whether these words are in the body.
+    pub(crate) fn says(&self, words: &str) -> bool {
+        String::from_utf8_lossy(&self.body).contains(words)
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.status, String::from_utf8_lossy(&self.body))
+    }
+}
+
+impl Client {
+    /// Connects.
+    pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+        let host = HeaderValue::try_from(address.to_string())?;
+        Ok(Self { address, host, connection: Connection::open(address).await? })
+    }
+
+    /// Posts a JSON body to a path and reads the whole answer.
+    pub(crate) async fn post(&mut self, path: &Uri, body: Bytes) -> anyhow::Result<Answer> {
+        if self.connection.sender.is_closed() {
+            self.connection = Connection::open(self.address).await?;
+        }
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path.clone())
+            .header(HOST, self.host.clone())
+            .header(CONTENT_TYPE, const { HeaderValue::from_static("application/json") })
+            .body(Full::new(body))?;
+        let exchange = timeout(ANSWER_PATIENCE, self.connection.exchange(request));
+        let Ok(answer) = exchange.await else { bail!("POST {path}: no answer within {ANSWER_PATIENCE:?}") };
+        answer.with_context(|| format!("POST {path}"))
+    }
+}
+
+impl Connection {
+    async fn open(address: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(address).await.with_context(|| format!("connecting to {address}"))?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(async move {
+            // Its error comes back from the request that it breaks.
+            let _ = connection.await;
+        });
+        Ok(Self { sender, _driver: AbortOnDropHandle::new(driver) })
+    }
+
+    async fn exchange(&mut self, request: Request<Full<Bytes>>) -> anyhow::Result<Answer> {
+        self.sender.ready().await?;
+        let (head, body) = self.sender.send_request(request).await?.into_parts();
+        let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(anyhow::Error::from_boxed)?;
+        Ok(Answer { status: head.status, body: body.to_bytes() })
+    }
+}

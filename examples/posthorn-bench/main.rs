@@ -1,0 +1,194 @@
+//! How much of a plain forwarder's speed is left when every event is stored first, and what it costs.
+//!
+//! One run on one machine measures three servers under the same load: a forwarder that stores
+//! nothing (the ceiling), Posthorn on SQLite and Posthorn on PostgreSQL, each with one strict subscription and
+//! with a thousand. Callers and receiver are this process; each server is a child of its own. A run fails
+//! when one accepted event does not arrive, or arrives out of order.
+//!
+//! ```text
+//! cargo build --release && cargo run --release --example posthorn-bench
+//! ```
+
+mod case;
+mod client;
+mod clock;
+mod database;
+mod event;
+mod forwarder;
+mod latency;
+mod load;
+mod receiver;
+mod report;
+mod table;
+mod tally;
+mod target;
+mod usage;
+
+use std::fs;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::{Parser, Subcommand};
+use url::Url;
+
+use crate::case::Plan;
+use crate::load::Pace;
+use crate::report::{Report, Store};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Posthorn against a forwarder that stores nothing.
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// What to measure
+    #[arg(long, value_delimiter = ',', default_values = ["forwarder", "sqlite", "postgres"])]
+    cases: Vec<Store>,
+    /// Numbers of strict subscriptions
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
+    subscriptions: Vec<u32>,
+    /// Connections, each with one request at a time
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Length of each JSON payload
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(128..=262_144))]
+    payload_bytes: u32,
+    /// Load that is measured
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Load before it
+    #[arg(long, default_value_t = 2.0)]
+    warm_up_seconds: f64,
+    /// Events per second over all connections (open loop); without it, as fast as they are answered
+    #[arg(long)]
+    rate: Option<f64>,
+    /// Callers wait while so many accepted events have not arrived
+    #[arg(long, default_value_t = 100_000)]
+    backlog_max: u64,
+    /// The longest wait for accepted events to arrive
+    #[arg(long, default_value_t = 300.0)]
+    drain_seconds: f64,
+    /// Runs of each case, on a fresh database each; the table shows the median
+    #[arg(long, default_value_t = 1)]
+    repeat: u32,
+    /// The server's program [default: `posthorn` of the same build]
+    #[arg(long)]
+    posthorn: Option<PathBuf>,
+    /// A PostgreSQL server where databases may be created
+    #[arg(
+        long,
+        env = "POSTHORN_TEST_POSTGRES_URL",
+        default_value = "postgres://root@127.0.0.1:5432/postgres"
+    )]
+    postgres: Url,
+    /// Where SQLite's files lie for the time of the run; a file system in memory makes its commits too cheap
+    /// [default: beside this program]
+    #[arg(long)]
+    directory: Option<PathBuf>,
+    /// Where to write the figures as JSON
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serves as the forwarder; the benchmark starts itself like this
+    #[command(hide = true)]
+    Forwarder {
+        #[arg(long)]
+        queue_max: usize,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    match arguments.role {
+        Some(Role::Forwarder { queue_max }) => forwarder::serve(queue_max).await,
+        None => benchmark(&arguments).await,
+    }
+}
+
+async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("this program's path")?;
+    let examples = program.parent().context("this program's directory")?;
+    let posthorn = arguments.posthorn.clone().unwrap_or_else(|| examples.join("../posthorn"));
+    let posthorn = fs::canonicalize(&posthorn)
+        .or_else(|error| if arguments.needs_posthorn() { Err(error) } else { Ok(posthorn.clone()) })
+        .with_context(|| {
+            format!("{}: build it first, or name another with --posthorn", posthorn.display())
+        })?;
+    let plan = Plan {
+        connections: arguments.connections.into(),
+        payload_bytes: arguments.payload_bytes.try_into()?,
+        warm_up: seconds("--warm-up-seconds", arguments.warm_up_seconds)?,
+        pace: arguments.pace()?,
+        drain_max: seconds("--drain-seconds", arguments.drain_seconds)?,
+        posthorn: &posthorn,
+        postgres: &arguments.postgres,
+        directory: arguments.directory.as_deref().unwrap_or(examples),
+    };
+    let mut runs = Vec::new();
+    for _ in 0..arguments.repeat {
+        for &subscriptions in &arguments.subscriptions {
+            for &store in &arguments.cases {
+                let what = format!("{store}, subscriptions: {subscriptions}");
+                let run =
+                    plan.measure(store, subscriptions.try_into()?).await.with_context(|| what.clone())?;
+                say(&format!("{what}: {:.0} events/s end to end", run.delivered_per_second))?;
+                runs.push(run);
+            }
+        }
+    }
+    let postgres_version = if arguments.cases.contains(&Store::Postgres) {
+        Some(database::postgres_version(&arguments.postgres).await?)
+    } else {
+        None
+    };
+    arguments.hand_out(&Report::new(usage::machine(), postgres_version, command(), runs))
+}
+
+impl Arguments {
+    fn needs_posthorn(&self) -> bool {
+        self.cases.iter().any(|store| *store != Store::Forwarder)
+    }
+
+    fn pace(&self) -> anyhow::Result<Pace> {
+        let interval = self.rate.map(|rate| {
+            ensure!(rate > 0.0, "--rate: expected events per second above 0");
+            Ok(Duration::try_from_secs_f64(f64::from(self.connections) / rate)?)
+        });
+        Ok(Pace {
+            duration: seconds("--seconds", self.seconds)?,
+            backlog_max: self.backlog_max,
+            interval: interval.transpose()?,
+        })
+    }
+
+    fn hand_out(&self, report: &Report) -> anyhow::Result<()> {
+        write!(std::io::stdout(), "\n{report}")?;
+        match &self.json {
+            Some(path) => fs::write(path, serde_json::to_vec_pretty(report)?)
+                .with_context(|| format!("--json: writing {}", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn seconds(name: &str, value: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(value).with_context(|| format!("{name}: expected seconds, got {value}"))
+}
+
+fn say(line: &str) -> std::io::Result<()> {
+    writeln!(std::io::stderr(), "{line}")
+}
+
+/// How this program was called, without its path.
+fn command() -> String {
+    let arguments = std::env::args().skip(1);
+    ["posthorn-bench".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,250 @@
+//! The figures of a run, its medians, and what they are beside the forwarder's.
+
+use std::fmt;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::latency::Latency;
+use crate::usage::Memory;
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Store {
+    /// The forwarder that stores nothing: the ceiling.
+    Forwarder,
+    /// Posthorn on SQLite.
+    Sqlite,
+    /// Posthorn on PostgreSQL.
+    Postgres,
+}
+
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Forwarder => "forwarder",
+            Self::Sqlite => "SQLite",
+            Self::Postgres => "PostgreSQL",
+        })
+    }
+}
+
+/// The figures of one run of one case.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Outcome {
+    pub(crate) store: Store,
+    pub(crate) subscriptions: usize,
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) repeated: u64,
+    /// From the first 202 to the last.
+    pub(crate) load_seconds: f64,
+    /// From the last 202 to the last delivery.
+    pub(crate) drain_seconds: f64,
+    /// Time that the average caller waited because the backlog was at its limit.
+    pub(crate) held_seconds: f64,
+    pub(crate) accepted_per_second: f64,
+    pub(crate) delivered_in_load_per_second: f64,
+    /// From the first 202 to the last delivery.
+    pub(crate) delivered_per_second: f64,
+    /// From the ingest request to its 202.
+    pub(crate) ingest: Latency,
+    /// From the ingest request to the receipt of the delivery.
+    pub(crate) delivery: Latency,
+    #[serde(flatten)]
+    pub(crate) cost: Cost,
+}
+
+/// What a case used; `None` where the system does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Cost {
+    pub(crate) server_cpu_seconds: Option<f64>,
+    pub(crate) server_cpu_micros_per_event: Option<f64>,
+    pub(crate) postgres_cpu_seconds: Option<f64>,
+    pub(crate) postgres_cpu_micros_per_event: Option<f64>,
+    pub(crate) bench_cpu_micros_per_event: Option<f64>,
+    pub(crate) server_memory_peak_bytes: Option<u64>,
+    pub(crate) server_memory_end_bytes: Option<u64>,
+}
+
+impl Cost {
+    /// For so many events: processor times of the server, of PostgreSQL and of this program.
+    pub(crate) fn new(
+        events: u64,
+        server: Option<Duration>,
+        postgres: Option<Duration>,
+        bench: Option<Duration>,
+        memory: Option<Memory>,
+    ) -> Self {
+        let micros = |time: Duration| rate_inverse(time, events);
+        Self {
+            server_cpu_seconds: server.map(|time| time.as_secs_f64()),
+            server_cpu_micros_per_event: server.map(micros),
+            postgres_cpu_seconds: postgres.map(|time| time.as_secs_f64()),
+            postgres_cpu_micros_per_event: postgres.map(micros),
+            bench_cpu_micros_per_event: bench.map(micros),
+            server_memory_peak_bytes: memory.map(|memory| memory.peak_bytes),
+            server_memory_end_bytes: memory.map(|memory| memory.now_bytes),
+        }
+    }
+}
+
+/// One line of the report: the median of a case's runs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Line {
+    #[serde(flatten)]
+    pub(crate) median: Outcome,
+    /// Least and most events per second end to end among the runs.
+    pub(crate) delivered_per_second_range: [f64; 2],
+    /// Accepted per second, as a part of the forwarder's at as many subscriptions.
+    pub(crate) accepted_ratio: Option<f64>,
+    /// Delivered per second end to end, likewise.
+    pub(crate) delivered_ratio: Option<f64>,
+}
+
+/// Everything that is reported.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) machine: String,
+    pub(crate) postgres_version: Option<String>,
+    pub(crate) command: String,
+    pub(crate) lines: Vec<Line>,
+    /// Every run, in the order they were made.
+    pub(crate) runs: Vec<Outcome>,
+}
+
+impl Report {
+    /// Groups the runs by case, takes the medians and sets them beside the forwarder.
+    pub(crate) fn new(
+        machine: String,
+        postgres_version: Option<String>,
+        command: String,
+        runs: Vec<Outcome>,
+    ) -> Self {
+        let mut cases: Vec<(Store, usize)> = Vec::new();
+        for case in runs.iter().map(Outcome::case) {
+            if !cases.contains(&case) {
+                cases.push(case);
+            }
+        }
+        let medians: Vec<_> = cases.into_iter().filter_map(|case| median(&runs, case)).collect();
+        let lines = medians.iter().map(|(outcome, range)| line(outcome, *range, &medians)).collect();
+        Self { machine, postgres_version, command, lines, runs }
+    }
+}
+
+impl Outcome {
+    fn case(&self) -> (Store, usize) {
+        (self.store, self.subscriptions)
+    }
+}
+
+/// The run in the middle by events per second end to end, and the range of that.
+fn median(runs: &[Outcome], case: (Store, usize)) -> Option<(Outcome, [f64; 2])> {
+    let mut same: Vec<_> = runs.iter().filter(|run| run.case() == case).collect();
+    same.sort_by(|a, b| a.delivered_per_second.total_cmp(&b.delivered_per_second));
+    let (first, middle, last) = (same.first()?, same.get(same.len() / 2)?, same.last()?);
+    Some(((*middle).clone(), [first.delivered_per_second, last.delivered_per_second]))
+}
+
+fn line(outcome: &Outcome, range: [f64; 2], medians: &[(Outcome, [f64; 2])]) -> Line {
+    let ceiling = medians.iter().map(|(ceiling, _)| ceiling);
+    let ceiling =
+        ceiling.filter(|ceiling| ceiling.case() == (Store::Forwarder, outcome.subscriptions)).last();
+    let ratio =
+        |of: fn(&Outcome) -> f64| ceiling.map(of).filter(|of| *of > 0.0).map(|whole| of(outcome) / whole);
+    Line {
+        median: outcome.clone(),
+        delivered_per_second_range: range,
+        accepted_ratio: ratio(|outcome| outcome.accepted_per_second),
+        delivered_ratio: ratio(|outcome| outcome.delivered_per_second),
+    }
+}
+
+/// Events per second; zero where no time passed.
+#[expect(clippy::cast_precision_loss, reason = "a count of events stays far below 2^52")]
+pub(crate) fn rate(count: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 { count as f64 / seconds } else { 0.0 }
+}
+
+/// Microseconds for each event; zero where there was none.
+#[expect(clippy::cast_precision_loss, reason = "a count of events stays far below 2^52")]
+fn rate_inverse(time: Duration, events: u64) -> f64 {
+    if events > 0 { time.as_secs_f64() * 1e6 / events as f64 } else { 0.0 }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A run with one interesting figure.
+    pub(crate) fn outcome(store: Store, subscriptions: usize, delivered_per_second: f64) -> Outcome {
+        Outcome {
+            store,
+            subscriptions,
+            accepted: 100_000,
+            refused: 0,
+            repeated: 0,
+            load_seconds: 10.0,
+            drain_seconds: 1.25,
+            held_seconds: 0.0,
+            accepted_per_second: delivered_per_second * 1.5,
+            delivered_in_load_per_second: delivered_per_second,
+            delivered_per_second,
+            ingest: Latency { p50_ms: 1.0, p90_ms: 2.04, p99_ms: 99.96, max_ms: 1234.5 },
+            delivery: Latency::default(),
+            cost: Cost::default(),
+        }
+    }
+
+    /// A report on these runs.
+    pub(crate) fn report(runs: Vec<Outcome>) -> Report {
+        Report::new("a machine".to_owned(), None, "posthorn-bench".to_owned(), runs)
+    }
+
+    #[test]
+    fn medians_stand_beside_the_forwarder_of_as_many_subscriptions() {
+        let report = report(vec![
+            outcome(Store::Forwarder, 1, 8_000.0),
+            outcome(Store::Sqlite, 1, 900.0),
+            outcome(Store::Sqlite, 1_000, 5_000.0),
+            outcome(Store::Forwarder, 1, 12_000.0),
+            outcome(Store::Sqlite, 1, 1_100.0),
+            outcome(Store::Forwarder, 1, 10_000.0),
+            outcome(Store::Sqlite, 1, 1_000.0),
+        ]);
+        let figures: Vec<_> = report
+            .lines
+            .iter()
+            .map(|line| {
+                let Line { median, delivered_per_second_range: range, delivered_ratio, .. } = line;
+                (median.case(), median.delivered_per_second, *range, *delivered_ratio)
+            })
+            .collect();
+        let expected = [
+            ((Store::Forwarder, 1), 10_000.0, [8_000.0, 12_000.0], Some(1.0)),
+            ((Store::Sqlite, 1), 1_000.0, [900.0, 1_100.0], Some(0.1)),
+            ((Store::Sqlite, 1_000), 5_000.0, [5_000.0, 5_000.0], None),
+        ];
+        assert_eq!(figures, expected);
+        assert_eq!(report.runs.len(), 7);
+    }
+
+    #[test]
+    fn cost_is_per_event_and_absent_where_unknown() {
+        let memory = Memory { peak_bytes: 2, now_bytes: 1 };
+        let cost = Cost::new(1_000, Some(Duration::from_millis(90)), None, Some(Duration::ZERO), Some(memory));
+        assert_eq!(cost.server_cpu_micros_per_event, Some(90.0));
+        assert_eq!((cost.postgres_cpu_seconds, cost.postgres_cpu_micros_per_event), (None, None));
+        assert_eq!(cost.bench_cpu_micros_per_event, Some(0.0));
+        assert_eq!((cost.server_memory_peak_bytes, cost.server_memory_end_bytes), (Some(2), Some(1)));
+    }
+
+    #[test]
+    fn nothing_in_no_time_is_no_rate() {
+        assert_eq!((rate(100, 2.0), rate(100, 0.0)), (50.0, 0.0));
+        assert_eq!(Cost::new(0, Some(Duration::from_secs(1)), None, None, None).server_cpu_micros_per_event, Some(0.0));
+    }
+}
