@@ -25,7 +25,7 @@ test("a subscription lives, delivers and goes", { timeout: 30_000 }, async (t) =
   const created = await client.POST("/subscriptions/", {
     body: { target_url: receiver.url, description: "made by a generated client" },
   });
-  const subscription: Schemas["Subscription"] = present(created.data);
+  const subscription: Schemas["CreatedSubscription"] = present(created.data);
   assert.equal(subscription.description, "made by a generated client");
   assert.equal(created.response.status, 201);
 
@@ -69,7 +69,7 @@ test("a problem names the field at fault", async () => {
   assert.deepEqual(present(error).errors?.map((field) => field.pointer), ["/target_url"]);
 });
 
-async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatus"]> {
+async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatusReport"]> {
   const deadline = Date.now() + 10_000;
   for (;;) {
     const answer = await client.GET("/status/deliveries/{delivery_id}/status", { params: { path: { delivery_id } } });

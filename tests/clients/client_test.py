@@ -23,10 +23,11 @@ from posthorn_client.api.subscriptions import (
     update_subscription,
 )
 from posthorn_client.models import (
+    AcceptedDelivery,
+    CreatedSubscription,
     DeliveryPage,
-    DeliveryState,
     DeliveryStatus,
-    IngestAccepted,
+    DeliveryStatusReport,
     Problem,
     Subscription,
     SubscriptionCreate,
@@ -49,7 +50,7 @@ class GeneratedClient(unittest.TestCase):
             client=CLIENT,
             body=SubscriptionCreate(target_url=receiver.url, description="made by a generated client"),
         )
-        assert isinstance(subscription, Subscription), subscription
+        assert isinstance(subscription, CreatedSubscription), subscription
         self.assertEqual(subscription.description, "made by a generated client")
 
         cleared = update_subscription.sync(subscription.id, client=CLIENT, body=SubscriptionUpdate(description=None))
@@ -59,7 +60,7 @@ class GeneratedClient(unittest.TestCase):
 
         payload = {"order": 4711, "lines": [{"sku": "föö", "price": 1.5}], "note": None}
         accepted = ingest_event.sync(subscription.id, client=CLIENT, body=payload)
-        assert isinstance(accepted, IngestAccepted), accepted
+        assert isinstance(accepted, AcceptedDelivery), accepted
 
         outcome = self.until_success(accepted.delivery_id)
         self.assertEqual(outcome.attempts[-1].status_code, 204)
@@ -70,7 +71,7 @@ class GeneratedClient(unittest.TestCase):
         page = list_deliveries.sync(
             subscription.id,
             client=CLIENT,
-            status=DeliveryState.SUCCESS,
+            status=DeliveryStatus.SUCCESS,
             since=datetime.now(UTC) - timedelta(minutes=1),
         )
         assert isinstance(page, DeliveryPage), page
@@ -91,12 +92,12 @@ class GeneratedClient(unittest.TestCase):
         assert isinstance(problem, Problem) and problem.errors, problem
         self.assertEqual([field.pointer for field in problem.errors], ["/target_url"])
 
-    def until_success(self, delivery_id: UUID) -> DeliveryStatus:
+    def until_success(self, delivery_id: UUID) -> DeliveryStatusReport:
         deadline = time.monotonic() + 10
         while True:
             status = get_delivery_status.sync(delivery_id, client=CLIENT)
-            assert isinstance(status, DeliveryStatus), status
-            if status.delivery.status is DeliveryState.SUCCESS:
+            assert isinstance(status, DeliveryStatusReport), status
+            if status.delivery.status is DeliveryStatus.SUCCESS:
                 return status
             self.assertLess(time.monotonic(), deadline, f"still {status.delivery.status}")
             time.sleep(0.05)

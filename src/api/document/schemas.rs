@@ -50,12 +50,13 @@ pub(super) fn finish(document: &mut Value) {
         return;
     };
     add_problem(schemas);
+    let types = types(schemas);
     for (name, schema) in schemas.iter_mut() {
         let Some(schema) = schema.as_object_mut() else { continue };
         if REQUESTS.contains(&name.as_str()) {
             schema.insert("additionalProperties".to_owned(), false.into());
         }
-        finish_properties(name, schema);
+        finish_properties(name, schema, &types);
     }
     walk(document, &mut |value| {
         straighten_reference(value);
@@ -74,7 +75,15 @@ fn add_problem(schemas: &mut Map<String, Value>) {
     }
 }
 
-fn finish_properties(of: &str, schema: &mut Map<String, Value>) {
+/// The type of each schema by the reference that leads to it.
+fn types(schemas: &Map<String, Value>) -> Map<String, Value> {
+    let of = |(name, schema): (&String, &Value)| {
+        Some((format!("#/components/schemas/{name}"), schema.get("type")?.clone()))
+    };
+    schemas.iter().filter_map(of).collect()
+}
+
+fn finish_properties(of: &str, schema: &mut Map<String, Value>, types: &Map<String, Value>) {
     let required: Vec<Value> = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
     let is_request = REQUESTS.contains(&of);
     let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) else { return };
@@ -90,7 +99,7 @@ fn finish_properties(of: &str, schema: &mut Map<String, Value>) {
             property.extend([("minimum".to_owned(), 400.into()), ("maximum".to_owned(), 599.into())]);
         }
         if may_miss && !is_among(NEVER_NULL) && !is_among(SOMETIMES) {
-            make_nullable(property);
+            make_nullable(property, types);
         }
         if !may_miss || !(is_request || is_among(SOMETIMES)) {
             always.push(Value::from(name.as_str()));
@@ -101,12 +110,22 @@ fn finish_properties(of: &str, schema: &mut Map<String, Value>) {
     }
 }
 
-/// A reference cannot have siblings in OpenAPI 3.0, so it moves into `allOf`.
-fn make_nullable(property: &mut Map<String, Value>) {
-    if let Some(reference) = property.remove("$ref") {
-        property.insert("allOf".to_owned(), json!([{ "$ref": reference }]));
+/// `nullable` only widens a `type` beside it (OpenAPI 3.0.3, Schema Object): where that is a
+/// reference, null is one of two choices, and the type is said again for those who look no further.
+fn make_nullable(property: &mut Map<String, Value>, types: &Map<String, Value>) {
+    if let Some(reference) = take_reference(property) {
+        let kind = reference.as_str().and_then(|reference| types.get(reference));
+        let nothing = json!({ "type": kind, "nullable": true, "enum": [null] });
+        property.insert("type".to_owned(), json!(kind));
+        property.insert("oneOf".to_owned(), json!([{ "$ref": reference }, nothing]));
     }
     property.insert("nullable".to_owned(), true.into());
+}
+
+fn take_reference(property: &mut Map<String, Value>) -> Option<Value> {
+    let parts = property.remove("allOf");
+    let mut parts = parts.iter().filter_map(Value::as_array).flatten();
+    property.remove("$ref").or_else(|| parts.find_map(|part| part.get("$ref").cloned()))
 }
 
 /// Notes how long a text or a list gets at most.
