@@ -52,7 +52,10 @@ async fn main() -> ExitCode {
         Command::Migrate(arguments) => {
             with_config(async |config| migrate::run(arguments, &config).await).await
         }
-        Command::Openapi { yaml } => print(&if yaml { document::yaml() } else { document::json() }),
+        Command::Openapi { yaml } => {
+            print(&if yaml { document::yaml() } else { document::json() });
+            Ok(())
+        }
         Command::Listen(arguments) => listen::run(arguments).await.map_err(|error| error.to_string()),
         Command::Demo(arguments) => demo::run(arguments).await,
     };
@@ -85,9 +88,8 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), String>) -> Re
 }
 
 #[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn print(text: &str) -> Result<(), String> {
+fn print(text: &str) {
     println!("{}", text.trim_end());
-    Ok(())
 }
 
 #[expect(clippy::print_stderr, reason = "logs may not have been started yet")]

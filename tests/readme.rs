@@ -11,8 +11,11 @@ const CONFIGURATION: &str = include_str!("../src/config.rs");
 
 #[test]
 fn every_variable_has_a_row() {
-    let rows: BTreeSet<&str> =
-        README.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).filter(is_variable).collect();
+    let rows: BTreeSet<&str> = README
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next())
+        .filter(is_variable)
+        .collect();
     let read: BTreeSet<&str> = CONFIGURATION
         .lines()
         .filter_map(|line| line.trim().strip_prefix("/// `")?.split('`').next())

@@ -235,7 +235,8 @@ pub(crate) mod tests {
     #[test]
     fn cost_is_per_event_and_absent_where_unknown() {
         let memory = Memory { peak_bytes: 2, now_bytes: 1 };
-        let cost = Cost::new(1_000, Some(Duration::from_millis(90)), None, Some(Duration::ZERO), Some(memory));
+        let cost =
+            Cost::new(1_000, Some(Duration::from_millis(90)), None, Some(Duration::ZERO), Some(memory));
         assert_eq!(cost.server_cpu_micros_per_event, Some(90.0));
         assert_eq!((cost.postgres_cpu_seconds, cost.postgres_cpu_micros_per_event), (None, None));
         assert_eq!(cost.bench_cpu_micros_per_event, Some(0.0));
@@ -245,6 +246,9 @@ pub(crate) mod tests {
     #[test]
     fn nothing_in_no_time_is_no_rate() {
         assert_eq!((rate(100, 2.0), rate(100, 0.0)), (50.0, 0.0));
-        assert_eq!(Cost::new(0, Some(Duration::from_secs(1)), None, None, None).server_cpu_micros_per_event, Some(0.0));
+        assert_eq!(
+            Cost::new(0, Some(Duration::from_secs(1)), None, None, None).server_cpu_micros_per_event,
+            Some(0.0)
+        );
     }
 }

@@ -72,7 +72,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn whole<T: FromStr + PartialOrd + Display>(
+    pub(super) fn whole<T: Copy + FromStr + PartialOrd + Display>(
         &self,
         name: &str,
         min: T,

@@ -177,7 +177,6 @@ impl State {
             | LaneMsg::Place(_)
             | LaneMsg::Wake => {}
             #[cfg(test)]
-            #[expect(clippy::panic, reason = "that is what it is for")]
             LaneMsg::Panic => panic!("a test wants it so"),
         }
     }

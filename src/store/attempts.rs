@@ -89,7 +89,7 @@ impl Store {
             items.push(Activity::SubscriptionCreated {
                 at: Timestamp::from_millis(row.created_at_ms),
                 subscription_id: SubscriptionId(row.id),
-                origin: target.as_str().to_owned(),
+                origin: target.origin(),
             });
         }
         items.sort_by_key(|item| std::cmp::Reverse(item.at()));

@@ -93,6 +93,17 @@ pub struct CircuitView {
     pub retry_at: Option<Timestamp>,
 }
 
+impl CircuitView {
+    /// Whether requests go through at `now`: once its time has come, an open circuit lets a probe
+    /// through.
+    pub fn state_at(&self, now: Timestamp) -> CircuitState {
+        match self.state {
+            CircuitState::Open if self.retry_at.is_some_and(|at| at <= now) => CircuitState::HalfOpen,
+            state => state,
+        }
+    }
+}
+
 /// A subscription with what clients see beside it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SubscriptionView {

@@ -141,9 +141,14 @@ async fn an_open_circuit_outlives_a_crash(backend: Backend) {
 
 async fn failing_for_too_long_disables(backend: Backend) {
     // 0.0005 hours are 1.8 seconds.
-    let settings = [("POSTHORN_DISABLE_AFTER_HOURS", "0.0005"), ("INITIAL_RETRY_DELAY_SECONDS", "0.2")];
-    let posthorn =
-        Posthorn::start_with(backend, &[&settings[..], &[("WEBHOOK_MAX_RETRIES", "100")]].concat()).await;
+    let settings = [
+        ("POSTHORN_DISABLE_AFTER_HOURS", "0.0005"),
+        ("INITIAL_RETRY_DELAY_SECONDS", "0.2"),
+        ("WEBHOOK_MAX_RETRIES", "100"),
+        // An open circuit would let no attempt tell that it is still failing.
+        ("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", "1000"),
+    ];
+    let posthorn = Posthorn::start_with(backend, &settings).await;
     let client = posthorn.client();
     let receiver = Receiver::always(Reply::status(500)).await;
     let id = client.subscribe(&receiver.url("/"), json!({"retry": {"max_delay_seconds": 0.2}})).await.id;

@@ -3,7 +3,6 @@
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::reply::Gate;
 use crate::support::{Answer, Backend, Client, Posthorn, Receiver, Reply, on_both_databases};
 
 on_both_databases!(
@@ -12,7 +11,6 @@ on_both_databases!(
     content_types_are_judged,
     key_headers_are_judged,
     state_forbids,
-    full_backlog_is_refused,
 );
 
 /// Any JSON value, kept byte for byte (I7).
@@ -174,29 +172,6 @@ async fn state_forbids(backend: Backend) {
     client.post_json(format!("/ingest/{id}"), json!({})).await.expect(409);
     client.post_json("/ingest/not-a-uuid", json!({})).await.expect(400);
     client.post_json(format!("/ingest/{}", uuid::Uuid::now_v7()), json!({})).await.expect(404);
-}
-
-async fn full_backlog_is_refused(backend: Backend) {
-    let posthorn = Posthorn::start_with(backend, &[("POSTHORN_MAX_BACKLOG", "3")]).await;
-    let client = posthorn.client();
-    let gate = Gate::shut();
-    let receiver = Receiver::always(Reply::status(200).behind(&gate)).await;
-    let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
-    let other = client.subscribe(&receiver.url("/"), json!({})).await.id;
-    for index in 0..3 {
-        client.ingest(&id, json!(index)).await;
-    }
-    let refused = post(client, &id, "application/json", b"4").await.expect(429);
-    assert!(refused.header("retry-after").parse::<u32>().unwrap() > 0);
-    client.ingest(&other, json!("another subscription is not full")).await;
-    gate.open();
-    receiver.ended(4).await;
-    crate::support::eventually("room again", || async {
-        let answer = post(client, &id, "application/json", b"5").await;
-        if answer.status == 202 { Ok(()) } else { Err(answer.json.to_string()) }
-    })
-    .await;
-    assert_eq!(receiver.ended(5).await.last().unwrap().sequence(), 4, "the refused one took no number");
 }
 
 async fn post(client: &Client, id: &str, kind: &str, body: &[u8]) -> Answer {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::input::RateLimit;
 use crate::api::words::{CircuitState, OnExhausted, Ordering, StatusReason, SubscriptionStatus, Time};
+use crate::clock::Clock;
 use crate::store::{CircuitView, SubscriptionView};
 
 /// One endpoint with its policies. What was left out is null and follows the configuration.
@@ -169,7 +170,7 @@ impl RetryPolicy {
 impl From<CircuitView> for Circuit {
     fn from(circuit: CircuitView) -> Self {
         Self {
-            state: circuit.state.into(),
+            state: circuit.state_at(Clock::system().now()).into(),
             consecutive_failures: circuit.consecutive_failures,
             retry_at: circuit.retry_at.map(Time),
         }

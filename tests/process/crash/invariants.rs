@@ -12,7 +12,7 @@ use crate::support::{Database, Received};
 /// there is one delivery each, however often they were handed in (I21).
 pub(super) async fn check_stored(database: &Database, load: &Done) {
     let rows = database
-        .rows("SELECT id, CAST(sequence AS BIGINT), CAST(status AS BIGINT), 0 FROM webhook_deliveries");
+        .rows("SELECT id, CAST(sequence AS BIGINT), CAST(status AS BIGINT), CAST(0 AS BIGINT) FROM webhook_deliveries");
     let stored: HashMap<String, i64> =
         rows.await.into_iter().map(|(id, sequence, _, _)| (id.to_string(), sequence)).collect();
     let mut bodies: HashMap<String, Vec<u8>> = HashMap::new();
