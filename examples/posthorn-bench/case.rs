@@ -24,7 +24,7 @@ use crate::target::Target;
 use crate::usage;
 
 /// Start, subscriptions and removal; everything else has its own limit.
-const SETUP_PATIENCE: Duration = Duration::from_secs(180);
+const SETUP_PATIENCE: Duration = Duration::from_mins(3);
 /// The warm-up leaves no more than this behind, so that its drain is short.
 const WARM_UP_BACKLOG_MAX: u64 = 1_000;
 /// A drain in which nothing arrives for so long has stopped.

@@ -67,7 +67,7 @@ struct Subscription {
 #[handler]
 fn subscribe(
     Json(subscription): Json<Subscription>,
-    forwarder: Data<&Arc<Forwarder>>,
+    Data(forwarder): Data<&Arc<Forwarder>>,
 ) -> poem::Result<Response> {
     let target = subscription.target_url.parse().map_err(poem::error::BadRequest)?;
     let (id, (sender, queue)) = (Uuid::now_v7(), mpsc::channel(forwarder.queue_max));

@@ -14,6 +14,7 @@ pub(crate) fn histogram() -> anyhow::Result<Histogram<u64>> {
 
 /// The percentiles that are shown, in milliseconds, to three significant digits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "units end names")]
 pub(crate) struct Latency {
     pub(crate) p50_ms: f64,
     pub(crate) p90_ms: f64,

@@ -151,8 +151,7 @@ fn median(runs: &[Outcome], case: (Store, usize)) -> Option<(Outcome, [f64; 2])>
 
 fn line(outcome: &Outcome, range: [f64; 2], medians: &[(Outcome, [f64; 2])]) -> Line {
     let ceiling = medians.iter().map(|(ceiling, _)| ceiling);
-    let ceiling =
-        ceiling.filter(|ceiling| ceiling.case() == (Store::Forwarder, outcome.subscriptions)).last();
+    let ceiling = ceiling.rev().find(|ceiling| ceiling.case() == (Store::Forwarder, outcome.subscriptions));
     let ratio =
         |of: fn(&Outcome) -> f64| ceiling.map(of).filter(|of| *of > 0.0).map(|whole| of(outcome) / whole);
     Line {

@@ -19,7 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::client::Client;
 
 /// What a start may take: migrating an empty database and binding a port.
-const START_PATIENCE: Duration = Duration::from_secs(60);
+const START_PATIENCE: Duration = Duration::from_mins(1);
 const END_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of its log that a failure shows.
 const LOG_LINES_MAX: usize = 40;
@@ -118,7 +118,7 @@ impl Log {
 
     fn tail(&self) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| format!("  | {line}\n")).collect()
+        lines.iter().flat_map(|line| ["  | ", line, "\n"]).collect()
     }
 }
 
