@@ -21,10 +21,13 @@ impl MigrationTrait for Migration {
     }
 }
 
+/// A process can die anywhere between these and the note that they are done, so each may be run
+/// again.
+///
 /// No foreign keys between the hot tables: one statement writes an event with its delivery, and
 /// retention removes them together, so a key would only be checked for what cannot happen.
 const TABLES: &str = "
-CREATE TABLE subscriptions (
+CREATE TABLE IF NOT EXISTS subscriptions (
     id {uuid} NOT NULL PRIMARY KEY,
     tenant {text} NOT NULL,
     target_url {text} NOT NULL,
@@ -52,16 +55,16 @@ CREATE TABLE subscriptions (
     CHECK ((requests_per_second IS NULL) = (burst IS NULL)),
     CHECK ((previous_signing_secret IS NULL) = (previous_signing_until_ms IS NULL))
 ) {table};
-CREATE INDEX subscriptions_by_tenant ON subscriptions (tenant, id) WHERE deleted_at_ms IS NULL;
-CREATE INDEX subscriptions_by_status ON subscriptions (status, id) WHERE deleted_at_ms IS NULL;
-CREATE INDEX subscriptions_deleted ON subscriptions (deleted_at_ms) WHERE deleted_at_ms IS NOT NULL;
+CREATE INDEX IF NOT EXISTS subscriptions_by_tenant ON subscriptions (tenant, id) WHERE deleted_at_ms IS NULL;
+CREATE INDEX IF NOT EXISTS subscriptions_by_status ON subscriptions (status, id) WHERE deleted_at_ms IS NULL;
+CREATE INDEX IF NOT EXISTS subscriptions_deleted ON subscriptions (deleted_at_ms) WHERE deleted_at_ms IS NOT NULL;
 
-CREATE TABLE lanes (
+CREATE TABLE IF NOT EXISTS lanes (
     subscription_id {uuid} NOT NULL PRIMARY KEY,
     next_sequence {long} NOT NULL
 ) {roomy};
 
-CREATE TABLE lane_health (
+CREATE TABLE IF NOT EXISTS lane_health (
     subscription_id {uuid} NOT NULL PRIMARY KEY,
     circuit {code} NOT NULL CHECK (circuit BETWEEN 0 AND 2),
     failures {int} NOT NULL,
@@ -70,16 +73,16 @@ CREATE TABLE lane_health (
     failing_since_ms {long},
     CHECK ((circuit = 0) = (cool_down_ms IS NULL))
 ) {roomy};
-CREATE INDEX lane_health_not_closed ON lane_health (circuit) WHERE circuit <> 0;
+CREATE INDEX IF NOT EXISTS lane_health_not_closed ON lane_health (circuit) WHERE circuit <> 0;
 
-CREATE TABLE events (
+CREATE TABLE IF NOT EXISTS events (
     id {uuid} NOT NULL PRIMARY KEY,
     content_type {text} NOT NULL,
     payload {bytes} NOT NULL,
     reference_count {int} NOT NULL
 ) {table};
 
-CREATE TABLE webhook_deliveries (
+CREATE TABLE IF NOT EXISTS webhook_deliveries (
     id {uuid} NOT NULL PRIMARY KEY,
     subscription_id {uuid} NOT NULL,
     event_id {uuid} NOT NULL,
@@ -97,20 +100,20 @@ CREATE TABLE webhook_deliveries (
     CHECK ((completed_at_ms IS NULL) = (status < 3)),
     CHECK ((next_attempt_at_ms IS NULL) = (status <> 2))
 ) {table};
-CREATE UNIQUE INDEX webhook_deliveries_in_order ON webhook_deliveries (subscription_id, sequence);
-CREATE INDEX webhook_deliveries_unfinished ON webhook_deliveries (subscription_id, sequence)
+CREATE UNIQUE INDEX IF NOT EXISTS webhook_deliveries_in_order ON webhook_deliveries (subscription_id, sequence);
+CREATE INDEX IF NOT EXISTS webhook_deliveries_unfinished ON webhook_deliveries (subscription_id, sequence)
     WHERE status < 3;
-CREATE INDEX webhook_deliveries_unfinished_by_key
+CREATE INDEX IF NOT EXISTS webhook_deliveries_unfinished_by_key
     ON webhook_deliveries (subscription_id, ordering_key, sequence)
     WHERE status < 3 AND ordering_key IS NOT NULL;
-CREATE INDEX webhook_deliveries_failed ON webhook_deliveries (subscription_id, sequence)
+CREATE INDEX IF NOT EXISTS webhook_deliveries_failed ON webhook_deliveries (subscription_id, sequence)
     WHERE status = 4;
-CREATE UNIQUE INDEX webhook_deliveries_idempotent
+CREATE UNIQUE INDEX IF NOT EXISTS webhook_deliveries_idempotent
     ON webhook_deliveries (subscription_id, idempotency_key) WHERE idempotency_key IS NOT NULL;
-CREATE INDEX webhook_deliveries_finished ON webhook_deliveries (completed_at_ms)
+CREATE INDEX IF NOT EXISTS webhook_deliveries_finished ON webhook_deliveries (completed_at_ms)
     WHERE completed_at_ms IS NOT NULL;
 
-CREATE TABLE delivery_attempts (
+CREATE TABLE IF NOT EXISTS delivery_attempts (
     id {uuid} NOT NULL PRIMARY KEY,
     delivery_id {uuid} NOT NULL,
     subscription_id {uuid} NOT NULL,
@@ -122,10 +125,10 @@ CREATE TABLE delivery_attempts (
     duration_ms {long} NOT NULL,
     attempted_at_ms {long} NOT NULL
 ) {table};
-CREATE UNIQUE INDEX delivery_attempts_of_delivery ON delivery_attempts (delivery_id, attempt_number);
-CREATE INDEX delivery_attempts_of_subscription ON delivery_attempts (subscription_id, id);
+CREATE UNIQUE INDEX IF NOT EXISTS delivery_attempts_of_delivery ON delivery_attempts (delivery_id, attempt_number);
+CREATE INDEX IF NOT EXISTS delivery_attempts_of_subscription ON delivery_attempts (subscription_id, id);
 
-CREATE TABLE stats_minutes (
+CREATE TABLE IF NOT EXISTS stats_minutes (
     minute {long} NOT NULL,
     writer {code} NOT NULL,
     accepted {long} NOT NULL,
@@ -139,11 +142,11 @@ CREATE TABLE stats_minutes (
 const POSTGRES_ONLY: &str = "ALTER TABLE events ALTER COLUMN payload SET STORAGE EXTERNAL;";
 
 const DROP: &str = "
-DROP TABLE stats_minutes;
-DROP TABLE delivery_attempts;
-DROP TABLE webhook_deliveries;
-DROP TABLE events;
-DROP TABLE lane_health;
-DROP TABLE lanes;
-DROP TABLE subscriptions;
+DROP TABLE IF EXISTS stats_minutes;
+DROP TABLE IF EXISTS delivery_attempts;
+DROP TABLE IF EXISTS webhook_deliveries;
+DROP TABLE IF EXISTS events;
+DROP TABLE IF EXISTS lane_health;
+DROP TABLE IF EXISTS lanes;
+DROP TABLE IF EXISTS subscriptions;
 ";

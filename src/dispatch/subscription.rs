@@ -117,6 +117,8 @@ struct Flight {
     place: Place,
     ticket: Ticket,
     reply: Option<Box<Attempted>>,
+    /// Of the subscription that it is made for.
+    version: i64,
     began: posthorn_domain::time::Timestamp,
     /// Breaks the request off when the actor dies, so that a new one does not double it.
     _task: AbortOnDropHandle<()>,
@@ -352,6 +354,7 @@ impl Shell {
             place,
             ticket,
             reply: None,
+            version: self.subscription.version,
             began: parts.clock.now(),
             _task: AbortOnDropHandle::new(task),
         };
@@ -380,7 +383,8 @@ impl Shell {
             error = reply.error.as_deref(),
             "attempt ended",
         );
-        let outcome = record::outcome(parts.clock, self.subscription.id, record, *reply, flight.began);
+        let outcome =
+            record::outcome(parts.clock, self.subscription.id, flight.version, record, *reply, flight.began);
         if outcome.standing.is_some() {
             self.closed_by = Some(sequence);
         }

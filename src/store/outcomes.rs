@@ -28,6 +28,9 @@ pub struct Outcome {
     pub health: Option<LaneHealth>,
     /// What becomes of the subscription, where anything does.
     pub standing: Option<(SubscriptionStatus, StatusReason)>,
+    /// The version of the subscription that the attempt was made for; of another, whose target may
+    /// be another, its standing says nothing.
+    pub subscription_version: i64,
 }
 
 /// A request that has been in flight for a while.

@@ -136,5 +136,6 @@ pub(crate) fn outcome(delivery: &Delivery, number: u32, outcome: AttemptOutcome)
             .then(|| NOW.plus(Duration::from_secs(10))),
         health: None,
         standing: None,
+        subscription_version: 1,
     }
 }

@@ -165,8 +165,9 @@ impl Process {
             if !line.contains("listening") {
                 return None;
             }
-            let after = line.split("address=").nth(1)?;
-            after.split_whitespace().next()?.trim_matches('"').parse().ok()
+            // `address=127.0.0.1:1` in text, `"address":"127.0.0.1:1"` in JSON.
+            let after = line.split("address").nth(1)?.trim_start_matches(['=', '"', ':']);
+            after.split(['"', ' ']).next()?.parse().ok()
         });
         match found.await {
             Some(address) => address,

@@ -19,6 +19,7 @@ use crate::store::{CircuitState, LaneHealth};
 pub(super) fn outcome(
     clock: Clock,
     subscription_id: SubscriptionId,
+    version: i64,
     record: &Record,
     reply: Attempted,
     began: Timestamp,
@@ -48,6 +49,7 @@ pub(super) fn outcome(
             Standing::Paused(reason) => (SubscriptionStatus::Paused, reason),
             Standing::Disabled(reason) => (SubscriptionStatus::Disabled, reason),
         }),
+        subscription_version: version,
     }
 }
 

@@ -56,7 +56,7 @@ WHERE h.subscription_id = i.subscription_id";
 
 const STANDING: &str = "
 UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, updated_at_ms = $4
-WHERE id = $1 AND status = 0 AND deleted_at_ms IS NULL";
+WHERE id = $1 AND version = $5 AND status = 0 AND deleted_at_ms IS NULL";
 
 pub(super) async fn record(
     connection: &mut PgConnection,
@@ -86,6 +86,7 @@ pub(super) async fn record(
                 .bind(status.code())
                 .bind(reason.code())
                 .bind(now.as_millis())
+                .bind(outcome.subscription_version)
                 .execute(&mut *tx)
                 .await?;
         }

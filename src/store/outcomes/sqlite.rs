@@ -156,12 +156,13 @@ async fn follow_up(
     if let Some((status, reason)) = outcome.standing {
         sqlx::query(
             "UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, \
-             updated_at_ms = $4 WHERE id = $1 AND status = 0 AND deleted_at_ms IS NULL",
+             updated_at_ms = $4 WHERE id = $1 AND version = $5 AND status = 0 AND deleted_at_ms IS NULL",
         )
         .bind(id)
         .bind(status.code())
         .bind(reason.code())
         .bind(now.as_millis())
+        .bind(outcome.subscription_version)
         .execute(connection)
         .await?;
     }
