@@ -9,7 +9,7 @@ use posthorn::cli::{demo, listen, migrate};
 use posthorn::config::{Config, LogFormat};
 use posthorn::telemetry;
 
-/// Measured against the system's allocator under load: see `docs/performance.md`.
+/// Many small allocations from many threads; whether it pays is for the benchmark to say.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
