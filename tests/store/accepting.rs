@@ -116,8 +116,8 @@ async fn payloads_come_back_byte_for_byte(backend: Backend) {
     let world = World::new(backend).await;
     let id = world.subscription().await;
     let mut event = intake(id);
-    event.payload = bytes::Bytes::from([b"\"\0\xff".as_slice(), &[b' '; 300_000]].concat());
-    event.content_type = "application/cloudevents+json; charset=utf-8".to_owned();
+    event.payload = bytes::Bytes::from([b"\"\0\xff".to_vec(), vec![b' '; 300_000]].concat());
+    event.content_type = String::from("application/cloudevents+json; charset=utf-8");
     world.accept(std::slice::from_ref(&event)).await;
     let payload = world.store.payload(event.delivery_id).await.unwrap().unwrap();
     assert_eq!(payload.bytes, event.payload);

@@ -1,6 +1,7 @@
 //! The store's suite: every case on SQLite and on PostgreSQL.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a test's output is for whoever reads it")]
 
 #[path = "../support/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the black-box tests need more of it")]
