@@ -314,7 +314,8 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`], unless
+    /// there never was any.
     #[must_use]
     pub fn new(outset: &Outset, now: Instant) -> Self {
         Self::sized(Sizes::DEFAULT, outset, now)

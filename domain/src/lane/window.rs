@@ -1,7 +1,7 @@
 //! The next deliveries of a lane, in their lines.
 //!
 //! `scanned` is how far the store was read: every unfinished delivery up to it is in the window, or
-//! has a key that is set aside. A key is set aside where it has its fair share of the window, and
+//! has a key that is set aside. There is more to read as long as a higher number is `known`. A key is set aside where it has its fair share of the window, and
 //! when its first delivery waits for a retry; then what is behind that leaves the window. So a
 //! blocked key never takes the places of the others, whatever stands in its line. What was set aside
 //! comes back from the store when the key has nothing left here.
@@ -41,8 +41,6 @@ pub(super) struct Window {
     scanned: Sequence,
     /// The highest number heard of.
     known: Sequence,
-    /// The store may have more beyond `scanned`.
-    more: bool,
     loading: Option<Loading>,
 }
 
@@ -130,7 +128,6 @@ impl Window {
             key_had_turn: false,
             scanned: Sequence::ZERO,
             known: last,
-            more: true,
             loading: None,
         }
     }
@@ -139,8 +136,7 @@ impl Window {
         let sequence = queued.ticket.sequence;
         // One heard of before may have ended since; if not, it comes with a page.
         let news = self.heard_of(sequence);
-        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next();
-        if news && next && self.room() > 0 {
+        if news && sequence == self.scanned.next() && self.room() > 0 {
             self.scanned = sequence;
             self.insert(queued);
         }
@@ -163,7 +159,7 @@ impl Window {
         if self.loading.is_some() || self.room() == 0 {
             return None;
         }
-        let scan = (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2;
+        let scan = self.known > self.scanned && self.room() >= self.sizes.window / 2;
         let key = if scan && self.key_had_turn { None } else { self.wanted.pop_front() };
         self.key_had_turn = key.is_some();
         let (load, asked) = match key {
@@ -196,7 +192,6 @@ impl Window {
         let last = page.last().map_or(load.after, |queued| queued.ticket.sequence);
         match load.scope {
             Scope::Without(_) => {
-                self.more = full;
                 self.scanned = if full { last } else { last.max(asked).max(self.scanned) };
                 self.known = self.known.max(self.scanned);
                 for queued in page {
@@ -470,16 +465,11 @@ impl Window {
         self.aside.clear();
         self.wanted.clear();
         self.scanned = Sequence::ZERO;
-        self.more = true;
     }
 
     fn room(&self) -> usize {
         let others = self.entries.len() - self.waiting.len() - self.busy();
         if self.waiting.len() < self.sizes.waiting { self.sizes.window.saturating_sub(others) } else { 0 }
-    }
-
-    fn is_scanning(&self) -> bool {
-        matches!(&self.loading, Some(Loading { load: Load { scope: Scope::Without(_), .. }, .. }))
     }
 
     /// Deliveries in flight, as a length.
