@@ -43,8 +43,6 @@ fn measure(ordering: Ordering, in_flight_max: u32) -> u128 {
     let now = Instant::now();
     let mut lane = Lane::new(&outset(ordering, in_flight_max), now);
     let mut recorded = 0;
-    // The first page: there is nothing yet. No other is asked for.
-    step(&mut lane, now, &mut recorded);
     for sequence in 1..=DELIVERIES {
         let key = usize::try_from(sequence % KEYS).ok().and_then(|key| keys.get(key)).cloned();
         lane.handle(Event::Accepted(queued(sequence, key)), now);

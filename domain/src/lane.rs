@@ -314,7 +314,8 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`].
+    /// A lane that knows nothing yet of its deliveries; it begins with a [`Load`], unless
+    /// there never was any.
     #[must_use]
     pub fn new(outset: &Outset, now: Instant) -> Self {
         Self::sized(Sizes::DEFAULT, outset, now)
@@ -397,8 +398,13 @@ impl Lane {
     /// lane need not be woken for it.
     #[must_use]
     pub fn is_deaf(&self) -> bool {
-        let blocked = self.policy.ordering == Ordering::Strict
-            || !matches!(self.health.circuit, Circuit::Closed { .. });
+        let blocked = match self.health.circuit {
+            _ if self.policy.ordering == Ordering::Strict => true,
+            // It might be the probe, where all others wait for longer than the circuit.
+            Circuit::Open { until, .. } => self.next_wakeup().is_some_and(|at| at <= until),
+            Circuit::HalfOpen { .. } => true,
+            Circuit::Closed { .. } => false,
+        };
         !self.may_send() || blocked && !self.window.is_empty()
     }
 

@@ -58,17 +58,19 @@ impl Gate for Valve {
 }
 
 impl Rig {
-    /// A lane that has just been told that its store is empty.
+    /// A lane whose store is empty.
     fn new(policy: Policy) -> Self {
-        let mut rig = Self::opening(policy);
-        assert_eq!(rig.loaded([]), []);
-        rig
+        Self::reading(policy, 0)
     }
 
-    /// A lane that awaits its first page.
+    /// A lane that awaits its first page: there is one delivery, at least.
     fn opening(policy: Policy) -> Self {
-        let now = Instant::now();
-        Self::of(&Outset { policy, ..OUTSET }, now)
+        Self::reading(policy, 1)
+    }
+
+    /// A lane whose store goes up to `last`.
+    fn reading(policy: Policy, last: i64) -> Self {
+        Self::of(&Outset { policy, last: Sequence(last), ..OUTSET }, Instant::now())
     }
 
     fn of(outset: &Outset, now: Instant) -> Self {

@@ -1,10 +1,14 @@
 //! The next deliveries of a lane, in their lines.
 //!
 //! `scanned` is how far the store was read: every unfinished delivery up to it is in the window, or
-//! has a key that is set aside. A key is set aside where it has its fair share of the window, and
-//! when its first delivery waits for a retry; then what is behind that leaves the window. So a
-//! blocked key never takes the places of the others, whatever stands in its line. What was set aside
-//! comes back from the store when the key has nothing left here.
+//! has a key that is set aside. There is more to read as long as a higher number is `known`.
+//!
+//! A key is set aside where it has its fair share of the window, and when its first delivery waits
+//! for a retry; then what is behind that leaves the window. So a blocked key never takes the places
+//! of the others, whatever stands in its line. What was set aside comes back from the store when the
+//! key has nothing left here.
+
+mod page;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
@@ -14,7 +18,8 @@ use crate::id::{AttemptNumber, Sequence};
 use crate::limits::IN_FLIGHT_MAX;
 use crate::subscription::Ordering;
 
-use super::{Load, Queued, Scope, Sizes, Ticket};
+use super::{Queued, Sizes, Ticket};
+use page::{Aside, Loading};
 
 #[derive(Debug)]
 pub(super) struct Window {
@@ -41,8 +46,6 @@ pub(super) struct Window {
     scanned: Sequence,
     /// The highest number heard of.
     known: Sequence,
-    /// The store may have more beyond `scanned`.
-    more: bool,
     loading: Option<Loading>,
 }
 
@@ -96,23 +99,6 @@ enum Line {
     Alone(Sequence),
 }
 
-/// Deliveries of a key that are in the store only: those numbered above `after`, up to `last` at
-/// least.
-#[derive(Clone, Copy, Debug)]
-struct Aside {
-    after: Sequence,
-    last: Sequence,
-}
-
-#[derive(Debug)]
-struct Loading {
-    load: Load,
-    /// `known` for a scan, `scanned` for a key: what was there for sure when the page was read.
-    asked: Sequence,
-    /// Something changed that the page may not show yet: it is to be read again.
-    stale: bool,
-}
-
 impl Window {
     pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32, last: Sequence) -> Self {
         Self {
@@ -130,112 +116,8 @@ impl Window {
             key_had_turn: false,
             scanned: Sequence::ZERO,
             known: last,
-            more: true,
             loading: None,
         }
-    }
-
-    pub(super) fn accepted(&mut self, queued: Queued) {
-        let sequence = queued.ticket.sequence;
-        // One heard of before may have ended since; if not, it comes with a page.
-        let news = self.heard_of(sequence);
-        let next = !self.more && !self.is_scanning() && sequence == self.scanned.next();
-        if news && next && self.room() > 0 {
-            self.scanned = sequence;
-            self.insert(queued);
-        }
-    }
-
-    /// All up to this number are there.
-    pub(super) fn stored(&mut self, last: Sequence) {
-        self.heard_of(last);
-    }
-
-    /// A delivery is there. Whether that is news.
-    fn heard_of(&mut self, sequence: Sequence) -> bool {
-        let news = sequence > self.known;
-        self.known = self.known.max(sequence);
-        news
-    }
-
-    /// What to read next, and from then on [`loaded`](Self::loaded) is awaited.
-    pub(super) fn load(&mut self) -> Option<Load> {
-        if self.loading.is_some() || self.room() == 0 {
-            return None;
-        }
-        let scan = (self.more || self.known > self.scanned) && self.room() >= self.sizes.window / 2;
-        let key = if scan && self.key_had_turn { None } else { self.wanted.pop_front() };
-        self.key_had_turn = key.is_some();
-        let (load, asked) = match key {
-            Some(key) => {
-                let after = self.aside.get(&key).map_or(self.scanned, |aside| aside.after);
-                let limit = self.room().min(self.key_depth);
-                (Load { after, scope: Scope::Key(key, self.scanned), limit }, self.scanned)
-            }
-            None if scan => {
-                let keys = self.aside.keys().cloned().collect();
-                (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
-            }
-            None => return None,
-        };
-        self.loading = Some(Loading { load: load.clone(), asked, stale: false });
-        Some(load)
-    }
-
-    pub(super) fn loaded(&mut self, page: Vec<Queued>) {
-        let Some(Loading { load, asked, stale }) = self.loading.take() else { return };
-        if stale {
-            if let Scope::Key(key, _) = load.scope
-                && self.aside.contains_key(&key)
-            {
-                self.wanted.push_back(key);
-            }
-            return;
-        }
-        let full = page.len() >= load.limit;
-        let last = page.last().map_or(load.after, |queued| queued.ticket.sequence);
-        match load.scope {
-            Scope::Without(_) => {
-                self.more = full;
-                self.scanned = if full { last } else { last.max(asked).max(self.scanned) };
-                self.known = self.known.max(self.scanned);
-                for queued in page {
-                    self.insert(queued);
-                }
-                // What was left out of the page may reach as far as it was read.
-                for aside in self.aside.values_mut() {
-                    aside.last = self.scanned;
-                }
-            }
-            Scope::Key(key, _) => self.loaded_key(&key, page, asked, full.then_some(last)),
-        }
-    }
-
-    fn loaded_key(
-        &mut self,
-        key: &OrderingKey,
-        page: Vec<Queued>,
-        asked: Sequence,
-        more_after: Option<Sequence>,
-    ) {
-        let last = self.aside.remove(key).map_or(asked, |aside| aside.last);
-        for queued in page {
-            self.insert(queued);
-        }
-        let after = more_after.unwrap_or(asked);
-        match self.aside.get_mut(key) {
-            // The page itself had more than may stand in the line.
-            Some(aside) => aside.last = aside.last.max(last),
-            None if last > after => self.set_aside(key.clone(), after, last),
-            None => {}
-        }
-    }
-
-    fn set_aside(&mut self, key: OrderingKey, after: Sequence, last: Sequence) {
-        if !self.lines.contains_key(&Line::Key(key.clone())) {
-            self.wanted.push_back(key.clone());
-        }
-        self.aside.insert(key, Aside { after, last });
     }
 
     /// Takes in a delivery that comes after all others of its line.
@@ -377,19 +259,6 @@ impl Window {
         }
     }
 
-    /// A delivery changed that is in the store only.
-    fn elsewhere(&mut self, sequence: Sequence) {
-        self.heard_of(sequence);
-        self.distrust_page();
-    }
-
-    /// The page under way may have been read before something was changed.
-    fn distrust_page(&mut self) {
-        if let Some(loading) = &mut self.loading {
-            loading.stale = true;
-        }
-    }
-
     fn remove(&mut self, sequence: Sequence) {
         self.unsettle(sequence);
         let Some(entry) = self.entries.remove(&sequence) else { return };
@@ -407,20 +276,6 @@ impl Window {
         {
             self.wanted.push_back(key);
         }
-    }
-
-    /// Sets a key aside where its line is longer than it may be: the rest goes back to the store.
-    fn shed(&mut self, line: &Line) {
-        let Line::Key(key) = line else { return };
-        let depth = self.lines.get(line).map_or(0, |others| self.depth(others));
-        let Some(others) = self.lines.get_mut(line).filter(|others| others.len() > depth) else { return };
-        let behind = others.split_off(depth);
-        let (Some(after), Some(last)) = (others.back().copied(), behind.back().copied()) else { return };
-        for other in &behind {
-            self.entries.remove(other);
-        }
-        let last = self.aside.get(key).map_or(last, |aside| aside.last.max(last));
-        self.aside.insert(key.clone(), Aside { after, last });
     }
 
     /// Waiting retries are due now, and requests under way say nothing of the target from now on.
@@ -470,16 +325,6 @@ impl Window {
         self.aside.clear();
         self.wanted.clear();
         self.scanned = Sequence::ZERO;
-        self.more = true;
-    }
-
-    fn room(&self) -> usize {
-        let others = self.entries.len() - self.waiting.len() - self.busy();
-        if self.waiting.len() < self.sizes.waiting { self.sizes.window.saturating_sub(others) } else { 0 }
-    }
-
-    fn is_scanning(&self) -> bool {
-        matches!(&self.loading, Some(Loading { load: Load { scope: Scope::Without(_), .. }, .. }))
     }
 
     /// Deliveries in flight, as a length.

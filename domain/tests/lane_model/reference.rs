@@ -252,6 +252,16 @@ impl Reference {
         self.wished.insert(sequence);
     }
 
+    /// When something could start next, if nothing is under way.
+    pub(super) fn next_start(&self, store: &Store, now: Instant) -> Option<Instant> {
+        let is_first = |row: &&Row| {
+            let mut before = store.unfinished().take_while(|other| other.sequence < row.sequence);
+            !before.any(|other| same_line(self.ordering, row, other))
+        };
+        let due = store.unfinished().filter(is_first).map(|row| row.due.unwrap_or(now)).min()?;
+        Some(self.pulse.open.map_or(due, |(until, _)| due.max(until)))
+    }
+
     /// A delivery that nothing keeps from starting now but a place in flight.
     pub(super) fn startable<'a>(&self, store: &'a Store, flying: &[Flight], now: Instant) -> Option<&'a Row> {
         let due = |row: &&Row| row.due.is_none_or(|due| due <= now);

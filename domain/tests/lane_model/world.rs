@@ -25,6 +25,8 @@ enum Notice {
 
 struct Valve {
     hold: Option<Hold>,
+    /// A lane that the limiter held may sleep as long.
+    paced_until: Instant,
     admitted: usize,
 }
 
@@ -48,6 +50,8 @@ pub(super) struct World {
     /// None while it is idle and forgotten; then `wakeup` says when it is built again.
     lane: Option<Lane>,
     wakeup: Option<Instant>,
+    /// While it is forgotten: nothing that is accepted brings it back.
+    deaf: bool,
     gate: Valve,
     started: usize,
     flying: Vec<Flight>,
@@ -73,7 +77,8 @@ impl World {
             store,
             lane: None,
             wakeup: None,
-            gate: Valve { hold: None, admitted: 0 },
+            deaf: false,
+            gate: Valve { hold: None, paced_until: now, admitted: 0 },
             started: 0,
             flying: Vec::new(),
             ended: None,
@@ -156,6 +161,9 @@ impl World {
         let Some(at) = nth.checked_rem(self.notices.len()) else { return };
         let notice = self.notices.remove(at);
         if self.lane.is_none() {
+            if self.deaf && matches!(notice, Notice::Accepted(_) | Notice::Stored(_)) {
+                return;
+            }
             self.build();
         }
         match notice {
@@ -299,6 +307,9 @@ impl World {
     }
 
     fn hold(&mut self, brake: Brake) {
+        if let Brake::Rate(time) = brake {
+            self.gate.paced_until = self.gate.paced_until.max(self.now + time);
+        }
         self.gate.hold = match brake {
             Brake::Off => None,
             Brake::Capacity => Some(Hold::Capacity),
@@ -322,6 +333,7 @@ impl World {
     fn passivate(&mut self) {
         if self.lane.as_ref().is_some_and(Lane::is_idle) {
             self.wakeup = self.next_wakeup();
+            self.deaf = self.lane().is_deaf();
             self.lane = None;
         }
     }
@@ -401,12 +413,22 @@ impl World {
         self.lane.as_ref().map_or(self.wakeup, Lane::next_wakeup)
     }
 
-    /// A lane that rests has nothing to do, ever, unless something happens.
+    /// A lane that rests wakes as soon as anything could start, unless something happens before.
     fn check_rest(&self) {
-        let rests = self.lane.as_ref().is_none_or(Lane::is_idle) && self.next_wakeup().is_none();
-        if rests && self.notices.is_empty() && self.store.is_active() {
+        let rests = self.lane.as_ref().is_none_or(Lane::is_idle) && self.notices.is_empty();
+        if !rests || !self.store.is_active() {
+            return;
+        }
+        let Some(wakeup) = self.next_wakeup() else {
             let left: Vec<_> = self.store.unfinished().collect();
             assert!(left.is_empty(), "forgotten: {left:?}");
+            return;
+        };
+        let waiting = self.store.unfinished().filter(|row| row.due.is_some_and(|due| due > self.now)).count();
+        if self.gate.hold.is_none() && waiting < self.sizes.waiting {
+            let next = self.reference.next_start(&self.store, self.now);
+            let latest = next.map(|at| at.max(self.now).max(self.gate.paced_until));
+            assert!(latest.is_none_or(|at| wakeup <= at), "wakes at {wakeup:?}, not at {latest:?}");
         }
     }
 

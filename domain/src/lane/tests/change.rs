@@ -80,7 +80,9 @@ fn a_new_target_closes_the_circuit_and_unseats_the_probe() {
     rig.end(2, FAILURE);
     assert_eq!(rig.wait(30), [(1, 2)], "the probe");
     assert_eq!(rig.change(Change { policy, ..NEW_TARGET }), [(2, 2)]);
-    rig.finish(1, FAILURE);
+    rig.end(2, FAILURE);
+    assert_eq!(rig.wait(30), [(2, 3)], "the new target's probe beside it");
+    rig.finish(1, SUCCESS);
     assert_eq!(rig.last().health, None, "the old target's probe decides nothing");
 }
 
@@ -99,17 +101,24 @@ fn an_outcome_of_the_old_target_does_not_disable() {
 
 #[test]
 fn another_ordering_waits_for_what_is_in_flight_and_reads_anew() {
+    let by_key = rules(policy(Ordering::Key, 2));
     let mut rig = Rig::new(policy(Ordering::None, 2));
-    assert_eq!(rig.accept([plain(1), plain(2), plain(3)]), [(1, 1), (2, 1)]);
-    assert_eq!(rig.change(rules(POLICY)), []);
+    let accepted = [keyed(1, "a"), keyed(2, "a"), keyed(3, "a")];
+    assert_eq!(rig.accept(accepted.clone()), [(1, 1), (2, 1)]);
+    assert_eq!(rig.change(by_key), []);
     assert_eq!(rig.end(2, FAILURE), [], "nothing new starts in the old order");
     assert_eq!(rig.load, None, "nor is anything read, while a request is in flight");
-    let due = rig.now + secs(10);
     assert_eq!(rig.end(1, FAILURE), []);
     assert_eq!(rig.load.as_ref().map(|load| load.after), Some(Sequence::ZERO));
-    assert_eq!(rig.loaded([tried(1, 1, due), tried(2, 1, due), plain(3)]), []);
+    let due = Some(rig.now + secs(10));
+    let [first, second, third] = accepted;
+    let tried = |queued| Queued { attempt_count: 1, due, ..queued };
+    assert_eq!(rig.loaded([tried(first), tried(second.clone()), third.clone()]), []);
     assert_eq!(rig.wait(10), [(1, 2)], "in the new order now");
-    assert_eq!(rig.end(1, SUCCESS), [(2, 2)]);
+    assert_eq!(rig.end(1, SUCCESS), []);
+    assert_eq!(rig.loaded([tried(second), third.clone()]), [(2, 2)]);
+    assert_eq!(rig.end(2, SUCCESS), []);
+    assert_eq!(rig.loaded([third]), [(3, 1)]);
 }
 
 #[test]

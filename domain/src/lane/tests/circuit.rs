@@ -70,7 +70,8 @@ fn late_outcomes_tell_nothing_new() {
     rig.record(3);
     assert_eq!(rig.wait(30), [(1, 2)]);
     rig.end(4, FAILURE);
-    assert_eq!(rig.finish(1, SUCCESS), [(2, 2)], "the probe alone decides");
+    assert_eq!(rig.wakes_in(), None, "the probe alone decides");
+    assert_eq!(rig.finish(1, SUCCESS), [(2, 2)]);
     assert_eq!(circuit(&rig), Circuit::NEW);
 }
 
@@ -93,7 +94,7 @@ fn a_probe_lost_in_a_crash_goes_again() {
     let now = Instant::now();
     let circuit = Circuit::HalfOpen { cool_down: secs(60), failures: 5 };
     let health = Health { circuit, ..Health::NEW };
-    let mut rig = Rig::of(&Outset { policy: BREAKS, health, ..OUTSET }, now);
+    let mut rig = Rig::of(&Outset { policy: BREAKS, health, last: Sequence(2), ..OUTSET }, now);
     assert_eq!(rig.loaded([plain(1), plain(2)]), [(1, 1)]);
     rig.finish(1, FAILURE);
     assert_eq!(super::circuit::circuit(&rig), open(&rig, 100, 6));
@@ -119,6 +120,7 @@ fn a_full_node_lets_a_probe_sleep() {
     rig.end(1, FAILURE);
     rig.wait(10);
     rig.end(1, FAILURE);
+    assert_eq!(rig.wakes_in(), Some(30), "not for its retry time, which comes before");
     rig.gate.hold = Some(Hold::Capacity);
     assert_eq!(rig.wait(30), []);
     assert_eq!(rig.wakes_in(), None, "it will be told when a place is free");

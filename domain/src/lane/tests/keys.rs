@@ -17,6 +17,12 @@ impl Store {
         rows.take(load.limit).map(|(sequence, key)| keyed(*sequence, key)).collect()
     }
 
+    /// A lane that begins to read.
+    fn rig(&self, policy: Policy) -> Rig {
+        let last = self.0.last_key_value().map_or(0, |(last, _)| *last);
+        Rig::reading(policy, last)
+    }
+
     /// Answers pages until none is awaited.
     fn serve(&self, rig: &mut Rig) -> Vec<Start> {
         let mut started = Vec::new();
@@ -50,7 +56,7 @@ fn numbers(started: &[Start]) -> Vec<i64> {
 #[test]
 fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
     let mut store = store(repeat("blocked", 10_000).chain(repeat("free", 3)));
-    let mut rig = Rig::opening(policy(Ordering::Key, 10));
+    let mut rig = store.rig(policy(Ordering::Key, 10));
     assert_eq!(numbers(&store.serve(&mut rig)), [1, 10_001]);
     assert_eq!(rig.end(1, FAILURE), []);
     store.serve(&mut rig);
@@ -66,8 +72,7 @@ fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
 #[test]
 fn what_a_key_has_beyond_the_last_page_is_not_lost() {
     let mut store = store(repeat("only", 300));
-    let outset = Outset { policy: policy(Ordering::Key, 10), last: Sequence(300), ..OUTSET };
-    let mut rig = Rig::of(&outset, Instant::now());
+    let mut rig = store.rig(policy(Ordering::Key, 10));
     assert_eq!(numbers(&store.serve(&mut rig)), [1]);
     for sequence in 1..300 {
         assert_eq!(numbers(&store.end(&mut rig, sequence)), [sequence + 1]);
@@ -79,7 +84,7 @@ fn keys_found_blocked_in_the_store_take_one_place_each() {
     let keys = 100;
     let blocked = (0..keys).flat_map(|key| repeat(&format!("blocked {key}"), 20));
     let store = store(blocked.chain(repeat("free", 1)));
-    let mut rig = Rig::opening(policy(Ordering::Key, 10));
+    let mut rig = store.rig(policy(Ordering::Key, 10));
     let later = rig.now + secs(100);
     let mut started = Vec::new();
     while let Some(load) = rig.load.take() {
@@ -142,7 +147,7 @@ fn keys_in_flight_never_fill_the_window() {
         let busy = in_flight_max - 1;
         let lines = (0..busy).flat_map(|key| repeat(&format!("busy {key}"), 20));
         let store = store(lines.chain(repeat("free", 1)));
-        let mut rig = Rig::opening(policy(Ordering::Key, in_flight_max));
+        let mut rig = store.rig(policy(Ordering::Key, in_flight_max));
         let started = store.serve(&mut rig);
         let last = i64::from(busy) * 20 + 1;
         assert_eq!(numbers(&started).last(), Some(&last), "{in_flight_max} in flight");
@@ -154,7 +159,7 @@ fn keys_in_flight_never_fill_the_window() {
 fn a_limit_raised_makes_room_for_more_keys() {
     let lines = (0..16).flat_map(|key| repeat(&format!("busy {key}"), 50));
     let store = store(lines.chain(repeat("free", 1)));
-    let mut rig = Rig::opening(policy(Ordering::Key, 1));
+    let mut rig = store.rig(policy(Ordering::Key, 1));
     store.serve(&mut rig);
     let mut started = rig.change(rules(policy(Ordering::Key, 17)));
     started.extend(store.serve(&mut rig));
@@ -167,7 +172,7 @@ fn keys_that_come_back_leave_time_for_keys_unheard_of() {
     let hot = (0..100).flat_map(|key| repeat(&format!("hot {key:03}"), 100));
     let cold = (0..400).map(|key| format!("cold {key:03}"));
     let mut store = store(hot.chain(cold));
-    let mut rig = Rig::opening(policy(Ordering::Key, 1000));
+    let mut rig = store.rig(policy(Ordering::Key, 1000));
     let mut flying = VecDeque::new();
     for page in 0..200 {
         let Some(load) = rig.load.take() else { break };
@@ -192,7 +197,7 @@ fn wanted_keys_take_turns() {
     // Each key has a place of its own, so that each delivery is read by itself.
     let lines = (0..50).flat_map(|key| repeat(&format!("key {key:02}"), 40));
     let mut store = store(lines);
-    let mut rig = Rig::opening(policy(Ordering::Key, 1000));
+    let mut rig = store.rig(policy(Ordering::Key, 1000));
     let mut flying: VecDeque<i64> = numbers(&store.serve(&mut rig)).into();
     assert_eq!(flying.len(), 50);
     let mut ended = BTreeMap::<i64, u32>::new();

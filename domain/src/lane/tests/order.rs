@@ -69,15 +69,20 @@ fn an_outcome_nobody_waits_for_does_no_harm() {
 
 #[test]
 fn skipping_makes_way() {
-    for (case, skipped, started) in [
-        ("the head that waits", 1, vec![(2, 1)]),
-        ("one in the middle", 2, vec![]),
-        ("unheard of", 9, vec![]),
+    for (case, skipped, started, order) in [
+        ("the head that waits", 1, vec![(2, 1)], [2, 3]),
+        ("one in the middle", 2, vec![], [1, 3]),
+        ("the last", 3, vec![], [1, 2]),
     ] {
         let mut rig = Rig::new(POLICY);
         rig.accept([plain(1), plain(2), plain(3)]);
         rig.end(1, FAILURE);
         assert_eq!(rig.skip(skipped), started, "{case}");
+        rig.wait(10);
+        let next = rig.end(order[0], SUCCESS);
+        assert_eq!(next, [(order[1], 1)], "{case}");
+        assert_eq!(rig.end(order[1], SUCCESS), [], "{case}");
+        assert!(rig.rests(), "{case}");
     }
 }
 
@@ -109,8 +114,10 @@ fn what_is_skipped_while_its_failure_is_recorded_does_not_come_back() {
 #[test]
 fn a_skip_heard_of_before_its_delivery_counts() {
     let mut rig = Rig::new(POLICY);
+    rig.change(held(POLICY));
     assert_eq!(rig.skip(1), []);
-    assert_eq!(rig.accept([plain(1)]), [], "the store knows whether it still is to be sent");
+    assert_eq!(rig.accept([plain(1)]), []);
+    assert_eq!(rig.change(rules(POLICY)), [], "the store knows whether it still is to be sent");
     assert_eq!(rig.loaded([]), []);
     assert!(rig.rests());
 }

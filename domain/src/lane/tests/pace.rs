@@ -76,3 +76,24 @@ fn a_lower_limit_waits_for_what_is_in_flight() {
     assert_eq!(rig.end(2, SUCCESS), []);
     assert_eq!(rig.end(3, SUCCESS), [(4, 1)]);
 }
+
+#[test]
+fn a_lane_is_deaf_to_what_it_could_not_send_any_sooner() {
+    let breaks = CircuitPolicy { failure_threshold: 1, ..POLICY.circuit };
+    let (strict, by_key) = (POLICY, Policy { circuit: breaks, ..policy(Ordering::Key, 2) });
+    let asks = |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false };
+    for (case, policy, verdict, deaf, wakes_in) in [
+        ("behind a retry", strict, asks(500), true, Some(500)),
+        ("with nothing before it", strict, SUCCESS, false, None),
+        ("behind an open circuit", by_key, asks(20), true, Some(30)),
+        ("as the probe, before the retry is due", by_key, asks(500), false, Some(500)),
+    ] {
+        let mut rig = Rig::new(policy);
+        rig.accept([keyed(1, "a")]);
+        rig.end(1, verdict);
+        assert_eq!((rig.lane.is_deaf(), rig.wakes_in()), (deaf, wakes_in), "{case}");
+    }
+    let mut rig = Rig::new(POLICY);
+    rig.change(held(POLICY));
+    assert!(rig.lane.is_deaf(), "while held");
+}
