@@ -26,7 +26,7 @@ async fn kills_lose_nothing_and_keep_order(backend: Backend) {
     for _ in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(random.random_range(20..350))).await;
         posthorn.kill().await;
-        kills.push(Instant::now());
+        kills.push(load.quiet().await);
         posthorn.start_again().await;
         load.go_on_with(posthorn.client());
     }
@@ -39,7 +39,7 @@ async fn kills_lose_nothing_and_keep_order(backend: Backend) {
     })
     .await;
 
-    let received = load.receiver.requests();
+    let received = load.requests();
     println!("{} accepted, {} requests, {} kills", load.accepted.len(), received.len(), kills.len());
     invariants::check_stored(&posthorn.database, &load).await;
     invariants::check_tables(&posthorn.database).await;

@@ -16,7 +16,7 @@ pub(super) async fn check_stored(database: &Database, load: &Done) {
     let stored: HashMap<String, i64> =
         rows.await.into_iter().map(|(id, sequence, _, _)| (id.to_string(), sequence)).collect();
     let mut bodies: HashMap<String, Vec<u8>> = HashMap::new();
-    for request in load.receiver.requests() {
+    for request in load.requests() {
         let body = bodies.entry(request.delivery_id().to_owned()).or_insert(request.body.clone());
         assert_eq!(*body, request.body, "one delivery, two bodies");
         assert_eq!(stored.get(request.delivery_id()), Some(&request.sequence()), "as stored: {request:?}");
@@ -112,7 +112,8 @@ pub(super) fn check_repeats(endpoint: &Endpoint, received: &[Received], kills: &
     for request in received {
         let attempt = (request.delivery_id(), request.attempt());
         if let Some(before) = seen.insert(attempt, life(request)) {
-            assert!(before < life(request), "{attempt:?} twice without a crash between");
+            let sights = || summary(&of_delivery(received, request.delivery_id()));
+            assert!(before < life(request), "{attempt:?} twice without a crash between: {}", sights());
             *repeats.entry(life(request)).or_default() += 1;
         }
     }
@@ -123,6 +124,10 @@ pub(super) fn check_repeats(endpoint: &Endpoint, received: &[Received], kills: &
         let most = life * endpoint.max_in_flight;
         assert!(sum <= most, "{}: {sum} repeats after {life} kills, at most {most}", endpoint.path);
     }
+}
+
+fn of_delivery(received: &[Received], delivery: &str) -> Vec<Received> {
+    received.iter().filter(|request| request.delivery_id() == delivery).cloned().collect()
 }
 
 /// I8: all attempts of a delivery bear one sequence number, and their own never falls.

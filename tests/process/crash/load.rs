@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -15,6 +15,9 @@ use tokio::task::JoinSet;
 use crate::support::{Client, Received, Receiver, Reply};
 
 const CLIENTS: u64 = 6;
+
+/// Where the test itself sends a request, to know that those before it have been read.
+const MARK: &str = "/mark";
 
 /// How a subscription orders, and how many requests it may have open.
 const KINDS: &[(&str, i64)] = &[
@@ -76,7 +79,11 @@ impl Load {
     /// Creates the subscriptions and begins.
     pub(super) async fn start(client: &Client, seed: u64) -> Self {
         let random = Mutex::new(StdRng::seed_from_u64(seed));
-        let receiver = Receiver::start(move |_: &Received| answer(&mut random.lock().unwrap())).await;
+        let receiver = Receiver::start(move |request: &Received| match request.path.as_str() {
+            MARK => Reply::status(200),
+            _ => answer(&mut random.lock().unwrap()),
+        })
+        .await;
         let mut subscriptions = Vec::new();
         for (index, (ordering, max_in_flight)) in KINDS.iter().enumerate() {
             let path = format!("/{ordering}/{index}");
@@ -99,6 +106,17 @@ impl Load {
         self.server.send_replace(Server { client: client.clone(), wanted: true });
     }
 
+    /// The moment when everything that a dead server sent has been read: what is sent from then on
+    /// comes from the next one.
+    pub(super) async fn quiet(&self) -> Instant {
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let mark = http.post(self.receiver.url(MARK)).send().await.expect("the receiver answers");
+        assert_eq!(mark.status(), 200);
+        let all_ended = |log: &[Received]| log.iter().all(|request| request.closed.is_some());
+        self.receiver.until("the end of what the dead server sent", all_ended).await;
+        Instant::now()
+    }
+
     /// Ends the load once each client has the answer to its last event.
     pub(super) async fn stop(mut self) -> Done {
         self.server.send_modify(|server| server.wanted = false);
@@ -112,6 +130,13 @@ impl Load {
             }
         }
         Done { subscriptions: self.subscriptions, receiver: self.receiver, accepted, keyed }
+    }
+}
+
+impl Done {
+    /// What the server sent, in the order of arrival.
+    pub(super) fn requests(&self) -> Vec<Received> {
+        self.receiver.requests().into_iter().filter(|request| request.path != MARK).collect()
     }
 }
 
