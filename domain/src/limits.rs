@@ -24,8 +24,6 @@ pub const SECRET_KEY_BYTES_MAX: usize = 512;
 /// Idempotency and ordering keys: room for a UUID, a path or a compound name.
 pub const KEY_CHARS_MAX: usize = 255;
 
-/// Default for the largest payload taken in; most providers cap webhooks at or below this.
-pub const PAYLOAD_BYTES_DEFAULT: usize = 256 * 1024;
 /// The largest payload an operator may allow: it travels in one statement with its whole batch.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
 
@@ -79,5 +77,4 @@ pub const PAGE_NUMBER_MAX: u32 = 1_000_000;
 pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_hours(24);
 
 const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
-const _: () = assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
 const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);

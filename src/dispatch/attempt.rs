@@ -8,10 +8,11 @@ use futures_util::FutureExt as _;
 use posthorn_domain::id::AttemptNumber;
 use posthorn_domain::lane::{Ticket, Verdict};
 use posthorn_domain::subscription::Subscription;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::error;
 
 use super::Parts;
+use super::backoff::Backoff;
 use super::outcome_writer::Item;
 use crate::sender::{Reply, Request};
 use crate::store::Payload;
@@ -19,7 +20,6 @@ use crate::store::outcomes::Started;
 
 /// A request that takes longer is marked `processing`; a shorter one costs no extra write.
 const MARKED_AFTER: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// How an attempt ended.
 pub(super) struct Attempted {
@@ -113,14 +113,13 @@ async fn send(
 
 /// The payload; waits for the store where that is away, as an attempt not made costs no retry.
 async fn payload(parts: &Parts, ticket: Ticket) -> Option<Arc<Payload>> {
-    let mut pause = Duration::from_millis(50);
+    let mut backoff = Backoff::for_reads();
     loop {
         match parts.caches.payload(ticket.event_id).await {
             Ok(payload) => return payload,
             Err(error) => {
                 tracing::warn!(%error, delivery_id = %ticket.id, "a payload could not be read yet");
-                sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                backoff.pause().await;
             }
         }
     }

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::Parts;
+use super::backoff::doubled;
 use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
 
 /// Lanes found by one step of the search at the start.
@@ -288,8 +289,7 @@ impl State {
         }
         failures.count = failures.count.saturating_add(1);
         failures.last = now;
-        let doublings = failures.count.saturating_sub(1).min(16);
-        let pause = RESTART_PAUSE.saturating_mul(1 << doublings).min(RESTART_PAUSE_MAX);
+        let pause = doubled(RESTART_PAUSE, failures.count.saturating_sub(1), RESTART_PAUSE_MAX);
         error!(subscription_id = %id, %reason, pause_ms = pause.as_millis(), "a subscription's actor died");
         self.rest(myself, id, now + pause);
     }

@@ -14,10 +14,11 @@ use std::time::Duration;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::lane::{Queued, Ticket};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use tracing::warn;
 
 use super::Parts;
+use super::backoff::Backoff;
 use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
 use crate::store::intake::{Answer, Intake, IntakeWriter};
@@ -149,7 +150,7 @@ async fn store(
     intakes: &[Intake],
 ) -> Vec<Result<Answer, IngestError>> {
     let deadline = Instant::now() + PATIENCE;
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     let mut unknown = false;
     loop {
         if unknown && let Some(answers) = look_up(writer, intakes).await {
@@ -165,11 +166,10 @@ async fn store(
             // Of `Conflict`, the next try sees the key that another stored.
             Err(error) => warn!(%error, events = intakes.len(), "events could not be stored"),
         }
-        if Instant::now() + pause > deadline {
+        if Instant::now() + backoff.next() > deadline {
             return intakes.iter().map(|_| Err(given_up(unknown))).collect();
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.pause().await;
     }
 }
 

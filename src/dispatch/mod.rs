@@ -17,6 +17,7 @@
 
 mod admission;
 mod attempt;
+mod backoff;
 mod control;
 mod dispatcher;
 mod ingest_writer;

@@ -8,13 +8,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::lane::Ticket;
 use ractor::ActorRef;
 use tokio::sync::{Mutex, mpsc};
-use tokio::time::sleep;
 use tracing::{error, warn};
 
 use super::Parts;
 use super::admission::Place;
+use super::backoff::Backoff;
 use super::subscription::LaneMsg;
 use crate::store::Error;
 use crate::store::outcomes::{Outcome, OutcomeWriter, Started};
@@ -35,7 +36,7 @@ pub(super) enum Item {
 /// An outcome, with whoever waits for its commit.
 pub(super) struct Ended {
     pub(super) outcome: Outcome,
-    pub(super) sequence: posthorn_domain::id::Sequence,
+    pub(super) ticket: Ticket,
     pub(super) lane: ActorRef<LaneMsg>,
     /// Given back with the commit.
     pub(super) place: Place,
@@ -73,9 +74,10 @@ pub(super) async fn run(parts: Arc<Parts>) {
             match item {
                 Item::Started(mark) => started.push(mark),
                 Item::Ended(ended) => {
-                    let Ended { outcome, sequence, lane, place } = *ended;
+                    let Ended { outcome, ticket, lane, place } = *ended;
+                    let finished = outcome.status.is_finished();
                     outcomes.push(outcome);
-                    waiters.push((lane, sequence, place));
+                    waiters.push((lane, ticket, place, finished));
                 }
             }
         }
@@ -83,17 +85,20 @@ pub(super) async fn run(parts: Arc<Parts>) {
         let ended: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.attempt.delivery_id).collect();
         started.retain(|mark| !ended.contains(&mark.delivery_id));
         record(&parts, &mut writer, &started, &outcomes).await;
-        for (lane, sequence, place) in waiters {
+        for (lane, ticket, place, finished) in waiters {
             drop(place);
             // A lane that died meanwhile reads what was recorded.
-            let _ = lane.cast(LaneMsg::Recorded(sequence));
+            let _ = lane.cast(LaneMsg::Recorded(ticket.sequence));
+            if finished {
+                parts.caches.forget_payload(ticket.event_id).await;
+            }
         }
     }
 }
 
 /// Writes until it is written.
 async fn record(parts: &Parts, writer: &mut OutcomeWriter, started: &[Started], outcomes: &[Outcome]) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match writer.record(started, outcomes, parts.clock.now()).await {
             Ok(()) => return,
@@ -103,8 +108,7 @@ async fn record(parts: &Parts, writer: &mut OutcomeWriter, started: &[Started], 
             }
             Err(error) => warn!(%error, outcomes = outcomes.len(), "outcomes could not be recorded yet"),
         }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
+        backoff.pause().await;
     }
 }
 
@@ -112,7 +116,7 @@ async fn record(parts: &Parts, writer: &mut OutcomeWriter, started: &[Started], 
 async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outcome]) {
     for outcome in outcomes {
         let mut outcome = outcome.clone();
-        let mut pause = FIRST_PAUSE;
+        let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut bare = false;
         loop {
             match writer.record(&[], std::slice::from_ref(&outcome), parts.clock.now()).await {
@@ -129,8 +133,7 @@ async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outco
                 }
                 Err(error) => warn!(%error, "an outcome could not be recorded yet"),
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            backoff.pause().await;
         }
     }
 }

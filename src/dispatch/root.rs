@@ -8,6 +8,7 @@ use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinHandle;
 use tracing::error;
 
+use super::backoff::doubled;
 use super::dispatcher::Dispatcher;
 use super::worker::{Body, Worker};
 use super::{Control, Parts, Settings, ingest_writer, janitor, outcome_writer};
@@ -130,7 +131,7 @@ impl Actor for Root {
             SupervisionEvent::ActorStarted(_) | SupervisionEvent::ProcessGroupChanged(_) => return Ok(()),
         };
         if let Some(child) = state.children.remove(&actor.get_id()) {
-            let pause = RESTART_PAUSE.saturating_mul(1 << state.deaths.min(8)).min(RESTART_PAUSE_MAX);
+            let pause = doubled(RESTART_PAUSE, state.deaths, RESTART_PAUSE_MAX);
             state.deaths = state.deaths.saturating_add(1);
             error!(?child, reason, pause_ms = pause.as_millis(), "an actor died and is started anew");
             drop(myself.send_after(pause, move || Restart(child)));

@@ -6,24 +6,22 @@
 //! sent meanwhile.
 
 mod gate;
+mod read;
 mod record;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
-use posthorn_domain::lane::{self, Action, Event, Health, Held, Lane, Outset, Policy, Queued, Ticket};
-use posthorn_domain::limits::RETRY_DELAY_MAX;
+use posthorn_domain::lane::{self, Action, Event, Held, Lane, Outset, Policy, Queued, Ticket};
 use posthorn_domain::retry::Jitter;
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use rand::RngExt as _;
 use tokio::sync::oneshot;
-use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use self::gate::ShellGate;
 use super::admission::Place;
@@ -31,13 +29,11 @@ use super::attempt::Attempted;
 use super::dispatcher::DispatcherMsg;
 use super::outcome_writer::{Ended, Item};
 use super::{Parts, attempt};
-use crate::store::lanes::{Scope, Waiting};
-use crate::store::{CircuitState, LaneHealth, LaneStart};
+use crate::store::lanes::Waiting;
 
 /// How long an actor stays when it has nothing to do, and how far its next wake-up must lie for
 /// that to be worth a read of the store.
 const LINGER: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a subscription's actor is told.
 pub(super) enum LaneMsg {
@@ -115,7 +111,6 @@ struct Shell {
 /// A request under way, or its outcome.
 struct Flight {
     place: Place,
-    ticket: Ticket,
     reply: Option<Box<Attempted>>,
     /// Of the subscription that it is made for.
     version: i64,
@@ -134,7 +129,7 @@ impl Actor for SubscriptionActor {
         myself: ActorRef<LaneMsg>,
         Arguments { id, parts }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
-        let reading = AbortOnDropHandle::new(tokio::spawn(open(Arc::clone(&parts), id, myself)));
+        let reading = AbortOnDropHandle::new(tokio::spawn(read::open(Arc::clone(&parts), id, myself)));
         Ok(State { id, parts, seen: 0, shell: None, early: None, deleted: false, reading: Some(reading) })
     }
 
@@ -234,7 +229,7 @@ impl State {
                 Action::Start { ticket, attempt } => shell.start(&self.parts, myself, ticket, attempt)?,
                 Action::Record(record) => shell.record(&self.parts, myself, &record)?,
                 Action::Load(load) => {
-                    let task = read_page(Arc::clone(&self.parts), self.id, load, myself.clone());
+                    let task = read::page(Arc::clone(&self.parts), self.id, load, myself.clone());
                     self.reading = Some(AbortOnDropHandle::new(tokio::spawn(task)));
                 }
             }
@@ -281,7 +276,7 @@ impl Shell {
         match message {
             LaneMsg::Accepted(queued) => Some(Event::Accepted(queued)),
             LaneMsg::Loaded(page) => {
-                Some(Event::Loaded(page.into_iter().map(|row| queued(parts, row, now)).collect()))
+                Some(Event::Loaded(page.into_iter().map(|row| read::queued(parts, row, now)).collect()))
             }
             LaneMsg::Attempted(sequence, reply) => {
                 let verdict = reply.verdict;
@@ -293,7 +288,7 @@ impl Shell {
             }
             LaneMsg::Recorded(sequence) => {
                 if self.closed_by == Some(sequence) {
-                    let task = refresh(Arc::clone(parts), self.subscription.id, myself.clone());
+                    let task = read::refresh(Arc::clone(parts), self.subscription.id, myself.clone());
                     self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
                 }
                 Some(Event::Recorded { sequence })
@@ -352,7 +347,6 @@ impl Shell {
         });
         let flight = Flight {
             place,
-            ticket,
             reply: None,
             version: self.subscription.version,
             began: parts.clock.now(),
@@ -371,10 +365,6 @@ impl Shell {
         let sequence = record.ticket.sequence;
         let flight = self.flights.remove(&sequence).ok_or("an outcome of a request that was not made")?;
         let reply = flight.reply.ok_or("an outcome of a request that has not ended")?;
-        if record.outcome != AttemptOutcome::FailedAttempt {
-            let (caches, event_id) = (parts.caches.clone(), flight.ticket.event_id);
-            tokio::spawn(async move { caches.forget_payload(event_id).await });
-        }
         debug!(
             delivery_id = %record.ticket.id,
             attempt = record.attempt.get(),
@@ -388,7 +378,7 @@ impl Shell {
         if outcome.standing.is_some() {
             self.closed_by = Some(sequence);
         }
-        let ended = Ended { outcome, sequence, lane: myself.clone(), place: flight.place };
+        let ended = Ended { outcome, ticket: record.ticket, lane: myself.clone(), place: flight.place };
         if parts.outcomes.push(Item::Ended(Box::new(ended))) {
             Ok(())
         } else {
@@ -411,97 +401,4 @@ impl Shell {
         });
         self.timer = Some((at, AbortOnDropHandle::new(task)));
     }
-}
-
-/// Reads the subscription, however long the store is away.
-async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
-    let found = until_read(&parts, || parts.store.lane_start(id)).await;
-    let found = match found {
-        Some(LaneStart { subscription, health, last }) => {
-            let outset = Outset {
-                policy: Policy::of(&subscription.config, &parts.settings.defaults),
-                active: subscription.status == SubscriptionStatus::Active,
-                health: health_in_lane(&parts, health),
-                last,
-            };
-            // The copy that goes with the outset: a newer one is told as a change.
-            let subscription = Arc::new(subscription);
-            parts.caches.keep_subscription(Subscription::clone(&subscription)).await;
-            Some(Box::new((subscription, outset)))
-        }
-        None => None,
-    };
-    let _ = lane.cast(LaneMsg::Opened(found));
-}
-
-/// Reads the subscription again, after its own outcome changed it.
-async fn refresh(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
-    let found = until_read(&parts, || parts.store.subscription_view(id)).await;
-    if let Some(view) = found {
-        let after = parts.caches.keep_subscription(view.subscription).await;
-        let change = Changed { after, fresh_start: false, retries_forgiven: false };
-        let _ = lane.cast(LaneMsg::Changed(Box::new(change)));
-    }
-}
-
-/// Reads a page, however long the store is away.
-async fn read_page(parts: Arc<Parts>, id: SubscriptionId, load: lane::Load, lane: ActorRef<LaneMsg>) {
-    let (scope, up_to) = match load.scope {
-        lane::Scope::Without(keys) => (Scope::Without(keys), None),
-        lane::Scope::Key(key, up_to) => (Scope::Key(key), Some(up_to)),
-    };
-    let mut page = until_read(&parts, || parts.store.lane_page(id, load.after, &scope, load.limit)).await;
-    page.retain(|row| up_to.is_none_or(|up_to| row.sequence <= up_to));
-    let _ = lane.cast(LaneMsg::Loaded(page));
-}
-
-/// Asks the store until it answers, a few at a time.
-async fn until_read<T, F>(parts: &Parts, read: impl Fn() -> F) -> T
-where
-    F: Future<Output = Result<T, crate::store::Error>>,
-{
-    let mut pause = Duration::from_millis(50);
-    loop {
-        {
-            // Never closed, so there is always a turn to wait for.
-            let _turn = parts.loads.acquire().await;
-            match read().await {
-                Ok(found) => return found,
-                Err(error) => warn!(%error, "a lane could not be read yet"),
-            }
-        }
-        sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-    }
-}
-
-fn queued(parts: &Parts, row: Waiting, now: Instant) -> Queued {
-    let due = row.next_attempt_at.map(|at| parts.clock.instant(at, RETRY_DELAY_MAX)).filter(|due| *due > now);
-    let ticket =
-        Ticket { id: row.id, event_id: row.event_id, replay_of: row.replay_of, sequence: row.sequence };
-    Queued {
-        ticket,
-        key: row.ordering_key,
-        attempt_count: row.attempt_count,
-        retry_base: row.retry_base,
-        due,
-    }
-}
-
-fn health_in_lane(parts: &Parts, stored: LaneHealth) -> Health {
-    use posthorn_domain::circuit::Circuit;
-    let circuit = match (stored.circuit, stored.cool_down) {
-        (CircuitState::Open | CircuitState::HalfOpen, Some(cool_down)) => Circuit::Open {
-            // A probe that was under way when its process died goes again now.
-            until: stored.probe_at.map_or_else(Instant::now, |at| parts.clock.instant(at, cool_down)),
-            cool_down,
-            failures: stored.failures,
-        },
-        _ => Circuit::Closed { failures: stored.failures },
-    };
-    let failing_since = stored.failing_since.and_then(|since| {
-        let ago = parts.clock.now().since(since);
-        Instant::now().checked_sub(ago)
-    });
-    Health { circuit, failing_since }
 }

@@ -6,8 +6,7 @@ use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
     ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction,
-    DbBackend, EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    Statement,
+    EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
 };
 
 use super::entity::webhook_deliveries::{Column, Entity, Model};
@@ -162,7 +161,9 @@ impl Store {
     ) -> Result<Change, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let Some(mut row) = locked(tx, id).await? else { return Ok(Change::NotFound) };
+                let Some(mut row) = tx::locking(tx, Entity::find_by_id(id.0)).one(tx).await? else {
+                    return Ok(Change::NotFound);
+                };
                 if row.status >= DeliveryStatus::Success.code() {
                     return Ok(Change::Finished);
                 }
@@ -186,16 +187,14 @@ impl Store {
     ) -> Result<Replayed, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let Some(old) = locked(tx, original).await? else { return Ok(Replayed::NotFound) };
+                let Some(old) = tx::locking(tx, Entity::find_by_id(original.0)).one(tx).await? else {
+                    return Ok(Replayed::NotFound);
+                };
                 let Some(sequence) = take_sequence(tx, SubscriptionId(old.subscription_id)).await? else {
                     return Ok(Replayed::NotFound);
                 };
-                let more = Statement::from_sql_and_values(
-                    tx.get_database_backend(),
-                    "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1",
-                    [old.event_id.into()],
-                );
-                if tx.execute(more).await?.rows_affected() == 0 {
+                let more = "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1";
+                if tx::execute(tx, more, [old.event_id.into()]).await? == 0 {
                     return Err(Error::corrupt("delivery without an event", original));
                 }
                 let row = Model {
@@ -234,15 +233,6 @@ async fn take_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<O
     );
     let row = tx.query_one(take).await?;
     Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
-}
-
-async fn locked(tx: &DatabaseTransaction, id: DeliveryId) -> Result<Option<Model>, Error> {
-    let query = Entity::find_by_id(id.0);
-    let query = match tx.get_database_backend() {
-        DbBackend::Postgres => query.lock_exclusive(),
-        DbBackend::Sqlite | DbBackend::MySql => query,
-    };
-    Ok(query.one(tx).await?)
 }
 
 fn to_delivery(row: Model) -> Result<Delivery, Error> {

@@ -13,7 +13,7 @@ use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
 use posthorn_domain::time::Timestamp;
 
 use super::held::{Connection, Held};
-use super::{Error, LaneHealth, Store};
+use super::{Error, LaneHealth, Store, tx};
 
 /// How one attempt ended and what it means.
 #[derive(Clone, Debug)]
@@ -94,18 +94,13 @@ impl Store {
     /// Gives deliveries that a process left `processing` when it died the status they had before;
     /// returns how many. By `webhook_deliveries_unfinished`; only before anything is dispatched.
     pub async fn reset_interrupted(&self, now: Timestamp) -> Result<u64, Error> {
-        use sea_orm::{ConnectionTrait as _, Statement};
-        super::tx::run(self, move |tx| {
+        tx::run(self, move |tx| {
             Box::pin(async move {
-                let reset = Statement::from_sql_and_values(
-                    tx.get_database_backend(),
-                    "UPDATE webhook_deliveries SET \
+                let reset = "UPDATE webhook_deliveries SET \
                      status = CASE WHEN attempt_count = 0 THEN 0 ELSE 2 END, \
                      next_attempt_at_ms = CASE WHEN attempt_count = 0 THEN NULL ELSE CAST($1 AS bigint) END \
-                     WHERE status = 1 AND status < 3",
-                    [now.as_millis().into()],
-                );
-                Ok(tx.execute(reset).await?.rows_affected())
+                     WHERE status = 1 AND status < 3";
+                tx::execute(tx, reset, [now.as_millis().into()]).await
             })
         })
         .await

@@ -42,7 +42,7 @@ impl Store {
                     if let [event, _, ..] = piece {
                         let more = i64::try_from(piece.len() - 1).unwrap_or(i64::MAX);
                         let sql = "UPDATE events SET reference_count = reference_count - $2 WHERE id = $1";
-                        query(tx, sql, vec![(*event).into(), more.into()]).await?;
+                        tx::execute(tx, sql, [(*event).into(), more.into()]).await?;
                     }
                 }
                 events.dedup();
@@ -65,10 +65,7 @@ impl Store {
                            JOIN webhook_deliveries d ON d.subscription_id = s.id AND d.status < 3 \
                            WHERE s.status = 2 AND s.deleted_at_ms IS NULL AND s.updated_at_ms < $1 LIMIT $4)";
                 let values = [until.as_millis().into(), now.as_millis().into(), DISABLED.into(), SLICE.into()];
-                let ended = tx
-                    .execute(Statement::from_sql_and_values(tx.get_database_backend(), end, values))
-                    .await?
-                    .rows_affected();
+                let ended = tx::execute(tx, end, values).await?;
                 let counts = Counts { failed: ended, ..Counts::default() };
                 counts.add(tx, now, Writer::Control).await?;
                 Ok(ended)
@@ -84,9 +81,7 @@ impl Store {
                 let remove = "DELETE FROM subscriptions WHERE id IN (SELECT s.id FROM subscriptions s \
                               WHERE s.deleted_at_ms IS NOT NULL AND NOT EXISTS (SELECT 1 FROM webhook_deliveries d \
                               WHERE d.subscription_id = s.id) ORDER BY s.deleted_at_ms LIMIT $1)";
-                let statement =
-                    Statement::from_sql_and_values(tx.get_database_backend(), remove, [SLICE.into()]);
-                Ok(tx.execute(statement).await?.rows_affected())
+                tx::execute(tx, remove, [SLICE.into()]).await
             })
         })
         .await

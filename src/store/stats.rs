@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use posthorn_domain::subscription::SubscriptionStatus;
 use posthorn_domain::time::Timestamp;
+use sea_orm::sqlx::{self, SqliteConnection};
 use sea_orm::{ConnectionTrait, Statement};
 
 use super::{Error, Store, tx};
@@ -45,14 +46,14 @@ pub(super) struct Counts {
 }
 
 /// Adds to a minute's row; $1 minute, $2 writer, $3 accepted, $4 succeeded, $5 failed.
-pub(super) const ADD: &str = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \
+const ADD: &str = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \
      VALUES ($1, $2, $3, $4, $5) ON CONFLICT (minute, writer) DO UPDATE SET \
      accepted = stats_minutes.accepted + excluded.accepted, \
      succeeded = stats_minutes.succeeded + excluded.succeeded, \
      failed = stats_minutes.failed + excluded.failed";
 
 impl Counts {
-    pub(super) fn is_empty(self) -> bool {
+    fn is_empty(self) -> bool {
         self == Self::default()
     }
 
@@ -69,12 +70,28 @@ impl Counts {
         let [accepted, succeeded, failed] = self.columns();
         let values =
             [minute(now).into(), writer.code().into(), accepted.into(), succeeded.into(), failed.into()];
-        tx.execute(Statement::from_sql_and_values(tx.get_database_backend(), ADD, values)).await?;
+        tx::execute(tx, ADD, values).await?;
+        Ok(())
+    }
+
+    /// As [`add`](Self::add), on a connection of a hot path.
+    pub(super) async fn add_on(
+        self,
+        connection: &mut SqliteConnection,
+        now: Timestamp,
+        writer: Writer,
+    ) -> Result<(), Error> {
+        if self.is_empty() {
+            return Ok(());
+        }
+        let [accepted, succeeded, failed] = self.columns();
+        let add = sqlx::query(ADD).bind(minute(now)).bind(writer.code());
+        add.bind(accepted).bind(succeeded).bind(failed).execute(connection).await?;
         Ok(())
     }
 
     /// Accepted, succeeded, failed, as columns hold them.
-    pub(super) fn columns(self) -> [i64; 3] {
+    fn columns(self) -> [i64; 3] {
         [self.accepted, self.succeeded, self.failed].map(|count| i64::try_from(count).unwrap_or(i64::MAX))
     }
 }
@@ -136,7 +153,6 @@ impl Store {
         let until = minute(now.minus(WINDOW));
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let backend = tx.get_database_backend();
                 // A minute that old changes no more, so the two statements see the same rows.
                 let add = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \
                      SELECT 0, writer, sum(accepted), sum(succeeded), sum(failed) FROM stats_minutes \
@@ -145,9 +161,9 @@ impl Store {
                      accepted = stats_minutes.accepted + excluded.accepted, \
                      succeeded = stats_minutes.succeeded + excluded.succeeded, \
                      failed = stats_minutes.failed + excluded.failed";
-                tx.execute(Statement::from_sql_and_values(backend, add, [until.into()])).await?;
+                tx::execute(tx, add, [until.into()]).await?;
                 let remove = "DELETE FROM stats_minutes WHERE minute > 0 AND minute < $1";
-                tx.execute(Statement::from_sql_and_values(backend, remove, [until.into()])).await?;
+                tx::execute(tx, remove, [until.into()]).await?;
                 Ok(())
             })
         })

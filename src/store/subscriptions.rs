@@ -15,9 +15,9 @@ use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbBackend,
-    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Statement,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait as _,
+    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Statement,
 };
 
 use super::entity::{lane_health, subscriptions, webhook_deliveries};
@@ -148,9 +148,19 @@ impl Store {
         tx::run(self, move |tx| {
             Box::pin(async move {
                 row.insert(tx).await?;
-                run(tx, "INSERT INTO lanes (subscription_id, next_sequence) VALUES ($1, 1)", id).await?;
-                run(tx, "INSERT INTO lane_health (subscription_id, circuit, failures) VALUES ($1, 0, 0)", id)
-                    .await
+                tx::execute(
+                    tx,
+                    "INSERT INTO lanes (subscription_id, next_sequence) VALUES ($1, 1)",
+                    [id.0.into()],
+                )
+                .await?;
+                tx::execute(
+                    tx,
+                    "INSERT INTO lane_health (subscription_id, circuit, failures) VALUES ($1, 0, 0)",
+                    [id.0.into()],
+                )
+                .await?;
+                Ok(())
             })
         })
         .await
@@ -216,7 +226,7 @@ impl Store {
     ) -> Result<Option<Update>, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let Some(row) = locked(tx, id).await? else { return Ok(None) };
+                let Some(row) = tx::locking(tx, live(id)).one(tx).await? else { return Ok(None) };
                 let before = row::to_subscription(row)?;
                 let mut after = before.clone();
                 change(&mut after);
@@ -244,11 +254,11 @@ async fn follow_up(
         forgive_retries(tx, after.id).await?;
     }
     if after.starts_fresh(before) {
-        run(
+        tx::execute(
             tx,
             "UPDATE lane_health SET circuit = 0, failures = 0, cool_down_ms = NULL, probe_at_ms = NULL, \
              failing_since_ms = NULL WHERE subscription_id = $1",
-            after.id,
+            [after.id.0.into()],
         )
         .await?;
         make_retries_due(tx, after.id, now).await?;
@@ -285,16 +295,6 @@ fn live(id: SubscriptionId) -> sea_orm::Select<subscriptions::Entity> {
     subscriptions::Entity::find_by_id(id.0).filter(subscriptions::Column::DeletedAtMs.is_null())
 }
 
-/// Locks the row against other changes; SQLite's transactions exclude each other anyway.
-async fn locked(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<subscriptions::Model>, Error> {
-    let query = live(id);
-    let query = match tx.get_database_backend() {
-        DbBackend::Postgres => query.lock_exclusive(),
-        DbBackend::Sqlite | DbBackend::MySql => query,
-    };
-    Ok(query.one(tx).await?)
-}
-
 async fn view(
     connection: &impl ConnectionTrait,
     id: SubscriptionId,
@@ -311,10 +311,4 @@ fn to_view(row: subscriptions::Model, health: Option<lane_health::Model>) -> Res
         retry_at: health.probe_at,
     };
     Ok(SubscriptionView { subscription: row::to_subscription(row)?, circuit })
-}
-
-/// Runs a statement whose one parameter is a subscription.
-async fn run(tx: &DatabaseTransaction, sql: &str, id: SubscriptionId) -> Result<(), Error> {
-    tx.execute(Statement::from_sql_and_values(tx.get_database_backend(), sql, [id.0.into()])).await?;
-    Ok(())
 }

@@ -7,7 +7,10 @@
 use std::pin::Pin;
 use std::time::Duration;
 
-use sea_orm::{DatabaseTransaction, TransactionTrait as _};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement,
+    TransactionTrait as _, Value,
+};
 
 use super::{Error, Store};
 
@@ -37,5 +40,24 @@ where
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::OutcomeUnknown("the transaction's task ended early".to_owned())),
         Err(_) => Err(Error::OutcomeUnknown("no answer in time".to_owned())),
+    }
+}
+
+/// Runs a statement and tells how many rows it changed.
+pub(super) async fn execute<const N: usize>(
+    connection: &impl ConnectionTrait,
+    sql: &str,
+    values: [Value; N],
+) -> Result<u64, Error> {
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), sql, values);
+    Ok(connection.execute(statement).await?.rows_affected())
+}
+
+/// Locks the rows that `query` finds against other changes. SQLite's transactions exclude each
+/// other anyway.
+pub(super) fn locking<E: EntityTrait>(tx: &DatabaseTransaction, query: Select<E>) -> Select<E> {
+    match tx.get_database_backend() {
+        DbBackend::Postgres => query.lock_exclusive(),
+        DbBackend::Sqlite | DbBackend::MySql => query,
     }
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::super::Error;
 use super::super::sqlite::chunks;
-use super::super::stats::{ADD, Counts, Writer, minute};
+use super::super::stats::{Counts, Writer};
 use super::{Answer, Intake, answer};
 
 pub(super) async fn accept(
@@ -48,7 +48,8 @@ pub(super) async fn accept(
                 .await?;
         }
     }
-    count(&mut tx, fresh.len(), now).await?;
+    let accepted = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
+    Counts { accepted, ..Counts::default() }.add_on(&mut tx, now, Writer::Intake).await?;
     tx.commit().await?;
     Ok(answers)
 }
@@ -116,23 +117,6 @@ async fn insert_deliveries(
         }
         query.execute(&mut *connection).await?;
     }
-    Ok(())
-}
-
-async fn count(connection: &mut SqliteConnection, accepted: usize, now: Timestamp) -> Result<(), Error> {
-    if accepted == 0 {
-        return Ok(());
-    }
-    let counts = Counts { accepted: u64::try_from(accepted).unwrap_or(u64::MAX), ..Counts::default() };
-    let [accepted, succeeded, failed] = counts.columns();
-    sqlx::query(ADD)
-        .bind(minute(now))
-        .bind(Writer::Intake.code())
-        .bind(accepted)
-        .bind(succeeded)
-        .bind(failed)
-        .execute(connection)
-        .await?;
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 
 use super::super::sqlite::chunks;
-use super::super::stats::{ADD, Counts, Writer, minute};
+use super::super::stats::{Counts, Writer};
 use super::super::subscriptions::circuit_code;
 use super::super::{Error, LaneHealth};
 use super::{Outcome, Started, number};
@@ -35,17 +35,7 @@ pub(super) async fn record(
     for outcome in &logged {
         follow_up(&mut tx, outcome, now).await?;
     }
-    if !counts.is_empty() {
-        let [accepted, succeeded, failed] = counts.columns();
-        sqlx::query(ADD)
-            .bind(minute(now))
-            .bind(Writer::Outcomes.code())
-            .bind(accepted)
-            .bind(succeeded)
-            .bind(failed)
-            .execute(&mut *tx)
-            .await?;
-    }
+    counts.add_on(&mut tx, now, Writer::Outcomes).await?;
     tx.commit().await?;
     Ok(())
 }

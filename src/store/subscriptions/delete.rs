@@ -2,11 +2,9 @@
 
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::time::Timestamp;
-use sea_orm::{ConnectionTrait as _, Statement};
 
 use super::super::stats::{Counts, Writer};
 use super::super::{Error, Store, tx};
-use super::run;
 
 /// What the deliveries that were still to come end with.
 const ERROR: &str = "subscription deleted";
@@ -17,32 +15,19 @@ impl Store {
     pub async fn delete_subscription(&self, id: SubscriptionId, now: Timestamp) -> Result<bool, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let backend = tx.get_database_backend();
-                let marked = tx
-                    .execute(Statement::from_sql_and_values(
-                        backend,
-                        "UPDATE subscriptions SET deleted_at_ms = $2, version = version + 1, secret_key = NULL, \
+                let marked = tx::execute(tx, "UPDATE subscriptions SET deleted_at_ms = $2, version = version + 1, secret_key = NULL, \
                          headers = '{}', signing_secret = '', previous_signing_secret = NULL, \
                          previous_signing_until_ms = NULL \
-                         WHERE id = $1 AND deleted_at_ms IS NULL",
-                        [id.0.into(), now.as_millis().into()],
-                    ))
-                    .await?;
-                if marked.rows_affected() == 0 {
+                         WHERE id = $1 AND deleted_at_ms IS NULL", [id.0.into(), now.as_millis().into()]).await?;
+                if marked == 0 {
                     return Ok(false);
                 }
                 // The lane first: no event is accepted once it is gone.
-                run(tx, "DELETE FROM lanes WHERE subscription_id = $1", id).await?;
-                run(tx, "DELETE FROM lane_health WHERE subscription_id = $1", id).await?;
-                let ended = tx
-                    .execute(Statement::from_sql_and_values(
-                        backend,
-                        "UPDATE webhook_deliveries SET status = 4, completed_at_ms = $2, next_attempt_at_ms = NULL, \
-                         error = $3 WHERE subscription_id = $1 AND status < 3",
-                        [id.0.into(), now.as_millis().into(), ERROR.into()],
-                    ))
-                    .await?;
-                let counts = Counts { failed: ended.rows_affected(), ..Counts::default() };
+                tx::execute(tx, "DELETE FROM lanes WHERE subscription_id = $1", [id.0.into()]).await?;
+                tx::execute(tx, "DELETE FROM lane_health WHERE subscription_id = $1", [id.0.into()]).await?;
+                let ended = tx::execute(tx, "UPDATE webhook_deliveries SET status = 4, completed_at_ms = $2, next_attempt_at_ms = NULL, \
+                         error = $3 WHERE subscription_id = $1 AND status < 3", [id.0.into(), now.as_millis().into(), ERROR.into()]).await?;
+                let counts = Counts { failed: ended, ..Counts::default() };
                 counts.add(tx, now, Writer::Control).await?;
                 Ok(true)
             })
