@@ -9,7 +9,11 @@
 //! - how long a client may leave an answer unread: 30 s (bodies of requests: [`super::body`]);
 //! - connections: 10,000; beyond that new ones wait in the system's queue.
 //!
+//! A client that is refused while it still sends hears why: see [`linger`].
+//!
 //! What it leaves out: TLS and HTTP/2, which belong to the proxy in front.
+
+mod linger;
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
@@ -31,6 +35,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_io_timeout::TimeoutStream;
+
+use linger::{Lingering, Refused};
 
 /// After accepting failed for want of descriptors or memory: time for some to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
@@ -140,12 +146,18 @@ where
     let remote = RemoteAddr(Addr::SocketAddr(peer));
     let local =
         stream.local_addr().map_or_else(|_| LocalAddr::default(), |local| LocalAddr(Addr::SocketAddr(local)));
+    let refused = Refused::default();
+    let noted = refused.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
-        let endpoint = endpoint.clone();
-        async move { Ok::<_, Infallible>(hyper::Response::from(endpoint.get_response(request).await)) }
+        let (endpoint, noted) = (endpoint.clone(), noted.clone());
+        async move {
+            let answer = endpoint.get_response(request).await;
+            noted.note(answer.status().is_client_error());
+            Ok::<_, Infallible>(hyper::Response::from(answer))
+        }
     });
-    let mut stream = TimeoutStream::new(stream);
+    let mut stream = TimeoutStream::new(Lingering::new(stream, refused));
     stream.set_write_timeout(Some(limits.answer_write_time));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -165,6 +177,7 @@ fn report(ended: Result<(), JoinError>) {
 
 #[cfg(test)]
 mod tests {
+    use poem::http::StatusCode;
     use poem::{EndpointExt as _, Route, get, handler, post};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::sync::oneshot;
@@ -178,6 +191,12 @@ mod tests {
     async fn slow() -> &'static str {
         sleep(Duration::from_millis(300)).await;
         "slow"
+    }
+
+    /// Refuses before it has read anything.
+    #[handler]
+    fn refuse() -> StatusCode {
+        StatusCode::PAYLOAD_TOO_LARGE
     }
 
     #[handler]
@@ -195,7 +214,11 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let routes = Route::new().at("/slow", get(slow)).at("/", post(echo)).map_to_response();
+        let routes = Route::new()
+            .at("/slow", get(slow))
+            .at("/refuse", post(refuse))
+            .at("/", post(echo))
+            .map_to_response();
         let stopped = async { _ = stopped.await };
         let task = tokio::spawn(serve_within(limits, listener, routes, stopped, drain_time));
         Running { address, stop, task }
@@ -214,6 +237,23 @@ mod tests {
         // A connection that is cut off may be reset.
         let _ = read;
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The answer comes although the client is still sending, slower than it is refused.
+    #[tokio::test]
+    async fn who_is_refused_while_sending_hears_why() {
+        let running = start(LIMITS, PATIENCE).await;
+        for _ in 0..20 {
+            let mut stream =
+                send(running.address, b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n")
+                    .await;
+            for _ in 0..64 {
+                stream.write_all(&[b'x'; 64 * 1024]).await.expect("the connection is open while it sends");
+            }
+            let mut answer = Vec::new();
+            timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().expect("no reset");
+            assert!(answer.starts_with(b"HTTP/1.1 413 "), "{}", String::from_utf8_lossy(&answer));
+        }
     }
 
     #[tokio::test]
