@@ -247,8 +247,8 @@ mod tests {
             let mut stream =
                 send(running.address, b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n")
                     .await;
-            for _ in 0..64 {
-                stream.write_all(&[b'x'; 64 * 1024]).await.expect("the connection is open while it sends");
+            for _ in 0..256 {
+                stream.write_all(&[b'x'; 16 * 1024]).await.expect("the connection is open while it sends");
             }
             let mut answer = Vec::new();
             timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().expect("no reset");
