@@ -149,7 +149,7 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
     } else {
         None
     };
-    arguments.hand_out(&Report::new(usage::machine(), postgres_version, command(), runs))
+    arguments.hand_out(&Report::new(usage::machine_name(), postgres_version, command(), runs))
 }
 
 impl Arguments {
