@@ -216,6 +216,7 @@ impl Measured {
         Outcome {
             store: self.store,
             subscriptions: self.subscriptions,
+            discarded: 0,
             accepted: stretch.accepted,
             refused: stretch.refused,
             repeated: arrivals.repeated,

@@ -36,6 +36,8 @@ impl fmt::Display for Store {
 pub(crate) struct Outcome {
     pub(crate) store: Store,
     pub(crate) subscriptions: usize,
+    /// Runs before this one that were not counted, since the machine worked for something else too.
+    pub(crate) discarded: u32,
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
     pub(crate) repeated: u64,
@@ -200,6 +202,7 @@ pub(crate) mod tests {
         Outcome {
             store,
             subscriptions,
+            discarded: 0,
             accepted: 100_000,
             refused: 0,
             repeated: 0,
