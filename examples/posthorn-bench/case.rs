@@ -18,7 +18,7 @@ use crate::event::Filler;
 use crate::latency::Latency;
 use crate::load::{Callers, Pace, Run, Stretch};
 use crate::receiver::Receiver;
-use crate::report::{Cost, Outcome, Store};
+use crate::report::{Cost, Outcome, Spent, Store};
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::usage;
@@ -163,6 +163,7 @@ struct Used {
     postgres: Option<Duration>,
     bench: Option<Duration>,
     memory: Option<usage::Memory>,
+    machine: Option<usage::Machine>,
 }
 
 impl Used {
@@ -172,17 +173,24 @@ impl Used {
             postgres: database.postgres_name().and_then(usage::cpu_of_postgres),
             bench: usage::cpu(std::process::id()),
             memory: usage::memory(target.pid()),
+            machine: usage::machine_time(),
         }
     }
 
     fn cost_since(&self, before: &Self, events: u64) -> Cost {
         let between = |after: Option<Duration>, before: Option<Duration>| after?.checked_sub(before?);
+        let machine =
+            |of: fn(usage::Machine) -> Duration| between(self.machine.map(of), before.machine.map(of));
         Cost::new(
             events,
-            between(self.server, before.server),
-            between(self.postgres, before.postgres),
-            between(self.bench, before.bench),
-            self.memory,
+            Spent {
+                server: between(self.server, before.server),
+                postgres: between(self.postgres, before.postgres),
+                bench: between(self.bench, before.bench),
+                busy: machine(|machine| machine.busy),
+                whole: machine(|machine| machine.whole),
+                memory: self.memory,
+            },
         )
     }
 }
@@ -208,6 +216,7 @@ impl Measured {
         Outcome {
             store: self.store,
             subscriptions: self.subscriptions,
+            discarded: 0,
             accepted: stretch.accepted,
             refused: stretch.refused,
             repeated: arrivals.repeated,

@@ -36,6 +36,8 @@ impl fmt::Display for Store {
 pub(crate) struct Outcome {
     pub(crate) store: Store,
     pub(crate) subscriptions: usize,
+    /// Runs before this one that were not counted, since the machine worked for something else too.
+    pub(crate) discarded: u32,
     pub(crate) accepted: u64,
     pub(crate) refused: u64,
     pub(crate) repeated: u64,
@@ -65,26 +67,43 @@ pub(crate) struct Cost {
     pub(crate) postgres_cpu_seconds: Option<f64>,
     pub(crate) postgres_cpu_micros_per_event: Option<f64>,
     pub(crate) bench_cpu_micros_per_event: Option<f64>,
+    /// The part of the machine's processor time that was spent, by whomever: 1 is saturated.
+    pub(crate) machine_busy_share: Option<f64>,
+    /// The part that was spent on nothing of the above: what else ran, and the kernel's interrupts.
+    pub(crate) elsewhere_share: Option<f64>,
     pub(crate) server_memory_peak_bytes: Option<u64>,
     pub(crate) server_memory_end_bytes: Option<u64>,
 }
 
+/// Processor time that went by during a case, and the server's memory at its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Spent {
+    pub(crate) server: Option<Duration>,
+    pub(crate) postgres: Option<Duration>,
+    pub(crate) bench: Option<Duration>,
+    /// On anything, by all processors.
+    pub(crate) busy: Option<Duration>,
+    /// That, and what they rested.
+    pub(crate) whole: Option<Duration>,
+    pub(crate) memory: Option<Memory>,
+}
+
 impl Cost {
-    /// For so many events: processor times of the server, of PostgreSQL and of this program.
-    pub(crate) fn new(
-        events: u64,
-        server: Option<Duration>,
-        postgres: Option<Duration>,
-        bench: Option<Duration>,
-        memory: Option<Memory>,
-    ) -> Self {
+    /// For so many events.
+    pub(crate) fn new(events: u64, spent: Spent) -> Self {
+        let Spent { server, postgres, bench, busy, whole, memory } = spent;
         let micros = |time: Duration| rate_inverse(time, events);
+        let whole = whole.filter(|whole| !whole.is_zero());
+        let share = |part: Option<Duration>| Some(part?.as_secs_f64() / whole?.as_secs_f64());
+        let known = [server, postgres, bench].into_iter().flatten().sum();
         Self {
             server_cpu_seconds: server.map(|time| time.as_secs_f64()),
             server_cpu_micros_per_event: server.map(micros),
             postgres_cpu_seconds: postgres.map(|time| time.as_secs_f64()),
             postgres_cpu_micros_per_event: postgres.map(micros),
             bench_cpu_micros_per_event: bench.map(micros),
+            machine_busy_share: share(busy),
+            elsewhere_share: share(busy.map(|busy| busy.saturating_sub(known))),
             server_memory_peak_bytes: memory.map(|memory| memory.peak_bytes),
             server_memory_end_bytes: memory.map(|memory| memory.now_bytes),
         }
@@ -183,6 +202,7 @@ pub(crate) mod tests {
         Outcome {
             store,
             subscriptions,
+            discarded: 0,
             accepted: 100_000,
             refused: 0,
             repeated: 0,
@@ -233,9 +253,9 @@ pub(crate) mod tests {
 
     #[test]
     fn cost_is_per_event_and_absent_where_unknown() {
-        let memory = Memory { peak_bytes: 2, now_bytes: 1 };
-        let cost =
-            Cost::new(1_000, Some(Duration::from_millis(90)), None, Some(Duration::ZERO), Some(memory));
+        let memory = Some(Memory { peak_bytes: 2, now_bytes: 1 });
+        let (server, bench) = (Some(Duration::from_millis(90)), Some(Duration::ZERO));
+        let cost = Cost::new(1_000, Spent { server, bench, memory, ..Spent::default() });
         assert_eq!(cost.server_cpu_micros_per_event, Some(90.0));
         assert_eq!((cost.postgres_cpu_seconds, cost.postgres_cpu_micros_per_event), (None, None));
         assert_eq!(cost.bench_cpu_micros_per_event, Some(0.0));
@@ -243,11 +263,21 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn what_ran_beside_the_measurement_shows() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let (server, postgres, bench) = (seconds(4), seconds(2), seconds(1));
+        let spent = Spent { server, postgres, bench, busy: seconds(12), whole: seconds(20), memory: None };
+        let cost = Cost::new(1, spent);
+        assert_eq!((cost.machine_busy_share, cost.elsewhere_share), (Some(0.6), Some(0.25)));
+        let cost = Cost::new(1, Spent { whole: seconds(0), ..spent });
+        assert_eq!((cost.machine_busy_share, cost.elsewhere_share), (None, None));
+    }
+
+    #[test]
     fn nothing_in_no_time_is_no_rate() {
         assert_eq!((rate(100, 2.0), rate(100, 0.0)), (50.0, 0.0));
-        assert_eq!(
-            Cost::new(0, Some(Duration::from_secs(1)), None, None, None).server_cpu_micros_per_event,
-            Some(0.0)
-        );
+        let server = Some(Duration::from_secs(1));
+        let cost = Cost::new(0, Spent { server, ..Spent::default() });
+        assert_eq!(cost.server_cpu_micros_per_event, Some(0.0));
     }
 }

@@ -21,8 +21,8 @@ const RATES_HEAD: &str = "\
 ";
 
 const COSTS_HEAD: &str = "
-| case | subscriptions | ingest p50 / p90 / p99 / max ms | sent to received p50 / p90 / p99 / max ms | CPU µs/event: server, PostgreSQL, bench | server RSS peak, end MiB |
-| --- | --- | --- | --- | --- | --- |
+| case | subscriptions | ingest p50 / p90 / p99 / max ms | sent to received p50 / p90 / p99 / max ms | CPU µs/event: server, PostgreSQL, bench | machine busy, elsewhere | server RSS peak, end MiB |
+| --- | --- | --- | --- | --- | --- | --- |
 ";
 
 fn rates(line: &Line) -> String {
@@ -51,11 +51,13 @@ fn costs(line: &Line) -> String {
     .map(|micros| micros.map_or_else(|| "-".to_owned(), |micros| format!("{micros:.0}")));
     let mib = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string());
     format!(
-        "| {} | {} | {} | {} | {server}, {postgres}, {bench} | {}, {} |\n",
+        "| {} | {} | {} | {} | {server}, {postgres}, {bench} | {}, {} | {}, {} |\n",
         run.store,
         thousands(run.subscriptions.try_into().unwrap_or(u64::MAX)),
         milliseconds(&run.ingest),
         milliseconds(&run.delivery),
+        percent(cost.machine_busy_share),
+        percent(cost.elsewhere_share),
         mib(cost.server_memory_peak_bytes),
         mib(cost.server_memory_end_bytes),
     )
@@ -99,13 +101,14 @@ mod tests {
     fn a_case_is_one_row_in_each_table() {
         let mut posthorn = outcome(Store::Postgres, 1_000, 4_321.4);
         posthorn.cost.server_cpu_micros_per_event = Some(86.6);
+        posthorn.cost.machine_busy_share = Some(0.98);
         posthorn.cost.server_memory_peak_bytes = Some(64 << 20);
         posthorn.held_seconds = 2.5;
         let text = report(vec![outcome(Store::Forwarder, 1_000, 10_000.0), posthorn]).to_string();
         for row in [
             "| forwarder | 1,000 | 15,000 | 10,000 | 10,000 [10,000-10,000] | 1.2 | 100 % | 100 % |\n",
             "| PostgreSQL | 1,000 | 6,482 (held 2.5 s) | 4,321 | 4,321 [4,321-4,321] | 1.2 | 43 % | 43 % |\n",
-            "| PostgreSQL | 1,000 | 1.0 / 2.0 / 100 / 1234 | 0.0 / 0.0 / 0.0 / 0.0 | 87, -, - | 64, - |\n",
+            "| PostgreSQL | 1,000 | 1.0 / 2.0 / 100 / 1234 | 0.0 / 0.0 / 0.0 / 0.0 | 87, -, - | 98 %, - | 64, - |\n",
         ] {
             assert!(text.contains(row), "{row}\nis missing in\n{text}");
         }

@@ -43,6 +43,31 @@ fn parse_stat(stat: &str) -> Option<Duration> {
     Some(TICK * user.checked_add(system)?)
 }
 
+/// What all processors of the machine did so far, whoever asked for it; grows by one second a second
+/// for each processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Machine {
+    /// Work, the kernel's included, and what a hypervisor took away.
+    pub(crate) busy: Duration,
+    /// Work and rest.
+    pub(crate) whole: Duration,
+}
+
+/// What the machine did so far: shows whether something else ran beside a measurement.
+pub(crate) fn machine_time() -> Option<Machine> {
+    parse_machine(&fs::read_to_string("/proc/stat").ok()?)
+}
+
+/// user, nice, system, idle, iowait, irq, softirq, steal: the first line of `/proc/stat`.
+fn parse_machine(stat: &str) -> Option<Machine> {
+    let numbers = stat.lines().next()?.strip_prefix("cpu ")?.split_ascii_whitespace().take(8);
+    let ticks = numbers.map(|number| number.parse().ok()).collect::<Option<Vec<u32>>>()?;
+    let [user, nice, system, idle, waiting, irq, softirq, steal] = ticks.try_into().ok()?;
+    let sum = |ticks: &[u32]| ticks.iter().map(|ticks| TICK * *ticks).sum::<Duration>();
+    let busy = sum(&[user, nice, system, irq, softirq, steal]);
+    Some(Machine { busy, whole: busy + sum(&[idle, waiting]) })
+}
+
 /// Memory of one process that is in RAM, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Memory {
@@ -66,7 +91,7 @@ fn kib(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The machine, as a report should name it.
-pub(crate) fn machine() -> String {
+pub(crate) fn machine_name() -> String {
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     let memory_mib = kib(&read("/proc/meminfo"), "MemTotal:").unwrap_or(0) / 1024;
@@ -89,6 +114,16 @@ mod tests {
         }
         for wrong in ["", "17 (posthorn", "17 (posthorn) S 1 2"] {
             assert_eq!(parse_stat(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_machine_is_busy_with_all_but_rest() {
+        let stat = "cpu  100 200 300 4000 50 6 7 8 9 10\ncpu0 1 2 3 4 5 6 7 8 9 10\n";
+        let (busy, whole) = (Duration::from_millis(6_210), Duration::from_millis(46_710));
+        assert_eq!(parse_machine(stat), Some(Machine { busy, whole }));
+        for wrong in ["", "cpu0 1 2 3 4 5 6 7 8", "cpu  1 2 3", "cpu  1 2 3 x 5 6 7 8"] {
+            assert_eq!(parse_machine(wrong), None, "{wrong:?}");
         }
     }
 
