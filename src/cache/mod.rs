@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use posthorn_domain::id::{EventId, SubscriptionId};
@@ -43,8 +44,11 @@ impl Caches {
     }
 
     /// Keeps a payload that will be sent soon.
-    pub async fn keep_payload(&self, id: EventId, payload: Arc<Payload>) {
-        self.payloads.insert(id, payload).await;
+    pub async fn keep_payload(&self, id: EventId, payload: Payload) {
+        // What came in is a piece of its connection's buffer and would keep all of that alive, which
+        // the cache's bound knows nothing of: 512 MiB were held by 64 MiB of 1 KiB payloads.
+        let bytes = Bytes::copy_from_slice(&payload.bytes);
+        self.payloads.insert(id, Arc::new(Payload { bytes, ..payload })).await;
     }
 
     /// A payload, from the store where it is not at hand; none where retention removed it.
@@ -89,5 +93,26 @@ impl Caches {
     /// Forgets a subscription that was deleted.
     pub async fn forget_subscription(&self, id: SubscriptionId) {
         self.subscriptions.invalidate(&id).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::Settings;
+
+    #[tokio::test]
+    async fn a_kept_payload_keeps_nothing_else_alive() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());
+        let caches = Caches::new(Store::connect(&Settings { url }).await.unwrap());
+        let buffer = Bytes::from(vec![b' '; 1024 * 1024]);
+        let id = EventId(Uuid::now_v7());
+        let payload = Payload { content_type: "application/json".to_owned(), bytes: buffer.slice(..10) };
+        caches.keep_payload(id, payload).await;
+        assert_eq!(caches.payload(id).await.unwrap().unwrap().bytes, [b' '; 10].as_slice());
+        assert!(buffer.is_unique(), "the buffer that it came in is held");
     }
 }

@@ -126,7 +126,7 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
     for ((intake, answer), (reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
         if let Ok(Answer::Stored(sequence)) = answer {
             let payload = Payload { content_type: intake.content_type, bytes: intake.payload };
-            parts.caches.keep_payload(intake.event_id, Arc::new(payload)).await;
+            parts.caches.keep_payload(intake.event_id, payload).await;
             let ticket =
                 Ticket { id: intake.delivery_id, event_id: intake.event_id, replay_of: None, sequence };
             stored.push((
