@@ -131,6 +131,9 @@ pub struct Subscription {
     pub status_reason: Option<StatusReason>,
     /// Grows with every change, so that of two copies the newer is known.
     pub version: i64,
+    /// The version since which its endpoint's record holds: it began anew then (see
+    /// [`starts_fresh`](Self::starts_fresh)), and outcomes of requests from before say nothing of it.
+    pub endpoint_version: i64,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.

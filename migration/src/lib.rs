@@ -9,13 +9,17 @@ use sea_orm_migration::sea_orm::DbBackend;
 pub use sea_orm_migration::{Migration, MigratorTrait};
 
 mod m20261125_000001_deliveries;
+mod m20261125_000003_endpoint_and_backlog;
 
 /// Every step, in order.
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20261125_000001_deliveries::Migration)]
+        vec![
+            Box::new(m20261125_000001_deliveries::Migration),
+            Box::new(m20261125_000003_endpoint_and_backlog::Migration),
+        ]
     }
 }
 

@@ -117,6 +117,7 @@ impl Control {
             status: SubscriptionStatus::Active,
             status_reason: None,
             version: 1,
+            endpoint_version: 1,
             created_at: now,
             updated_at: now,
         };

@@ -112,8 +112,8 @@ struct Shell {
 struct Flight {
     place: Place,
     reply: Option<Box<Attempted>>,
-    /// Of the subscription that it is made for.
-    version: i64,
+    /// Of the endpoint that it went to; see [`Subscription::endpoint_version`].
+    endpoint_version: i64,
     began: posthorn_domain::time::Timestamp,
     /// Breaks the request off when the actor dies, so that a new one does not double it.
     _task: AbortOnDropHandle<()>,
@@ -348,7 +348,7 @@ impl Shell {
         let flight = Flight {
             place,
             reply: None,
-            version: self.subscription.version,
+            endpoint_version: self.subscription.endpoint_version,
             began: parts.clock.now(),
             _task: AbortOnDropHandle::new(task),
         };
@@ -373,8 +373,14 @@ impl Shell {
             error = reply.error.as_deref(),
             "attempt ended",
         );
-        let outcome =
-            record::outcome(parts.clock, self.subscription.id, flight.version, record, *reply, flight.began);
+        let outcome = record::outcome(
+            parts.clock,
+            self.subscription.id,
+            flight.endpoint_version,
+            record,
+            *reply,
+            flight.began,
+        );
         if outcome.standing.is_some() {
             self.closed_by = Some(sequence);
         }

@@ -28,10 +28,17 @@ pub struct Outcome {
     pub health: Option<LaneHealth>,
     /// What becomes of the subscription, where anything does.
     pub standing: Option<(SubscriptionStatus, StatusReason)>,
-    /// The version of the subscription that the attempt was made for; of another, whose target may
-    /// be another, its standing says nothing.
-    pub subscription_version: i64,
+    /// See [`Subscription::endpoint_version`](posthorn_domain::subscription::Subscription). Where it
+    /// is another one by now, neither health nor standing are those of the endpoint that is there.
+    pub endpoint_version: i64,
 }
+
+/// What becomes of a subscription by its own doing. A pause by hand is no reason to forget that its
+/// endpoint is gone, nor that the delivery at its head used up its retries.
+const STANDING: &str = "
+UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, updated_at_ms = $4
+WHERE id = $1 AND endpoint_version = $5 AND deleted_at_ms IS NULL
+    AND (status < $2 OR status = $2 AND status_reason IS NULL)";
 
 /// A request that has been in flight for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

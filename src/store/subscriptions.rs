@@ -232,6 +232,9 @@ impl Store {
                 change(&mut after);
                 after.version = before.version.saturating_add(1);
                 after.updated_at = now.max(before.updated_at);
+                if after.starts_fresh(&before) {
+                    after.endpoint_version = after.version;
+                }
                 row::from_subscription(&after)?.into_active_model().reset_all().update(tx).await?;
                 follow_up(tx, &before, &after, now).await?;
                 // Read in the same transaction that locked it, so it is there.
@@ -257,8 +260,8 @@ async fn follow_up(
         tx::execute(
             tx,
             "UPDATE lane_health SET circuit = 0, failures = 0, cool_down_ms = NULL, probe_at_ms = NULL, \
-             failing_since_ms = NULL WHERE subscription_id = $1",
-            [after.id.0.into()],
+             failing_since_ms = NULL, endpoint_version = $2 WHERE subscription_id = $1",
+            [after.id.0.into(), after.endpoint_version.into()],
         )
         .await?;
         make_retries_due(tx, after.id, now).await?;

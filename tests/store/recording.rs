@@ -6,7 +6,8 @@ use posthorn::store::outcomes::{OutcomeWriter, Started};
 use posthorn::store::{Change, CircuitState, LaneHealth};
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
-use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
+use posthorn_domain::subscription::{StatusReason, Subscription, SubscriptionStatus};
+use posthorn_domain::target::TargetUrl;
 
 use crate::on_both_databases;
 use crate::support::Backend;
@@ -15,6 +16,7 @@ use crate::world::{NOW, World, intake, outcome};
 on_both_databases![
     an_outcome_counts_once,
     health_and_standing_follow,
+    a_change_comes_before_an_outcome,
     a_delivery_that_somebody_ended_stays_ended,
     a_mark_never_outlives_its_outcome,
     interrupted_ones_go_back,
@@ -72,12 +74,46 @@ async fn health_and_standing_follow(backend: Backend) {
     assert_eq!(world.store.stats(NOW).await.unwrap().circuits_open, 1);
 
     // Enabled again it starts anew.
-    let enable = |s: &mut posthorn_domain::subscription::Subscription| {
+    let enable = |s: &mut Subscription| {
         s.status = SubscriptionStatus::Active;
         s.status_reason = None;
     };
     world.store.update_subscription(id, NOW, enable).await.unwrap().unwrap();
     assert_eq!(world.store.lane_start(id).await.unwrap().unwrap().health, LaneHealth::NEW);
+}
+
+/// An outcome is recorded after the subscription was changed: what it says of the subscription
+/// depends on what the change was.
+async fn a_change_comes_before_an_outcome(backend: Backend) {
+    let new_target: fn(&mut Subscription) =
+        |s| s.config.target = TargetUrl::parse("http://b.example/").unwrap();
+    let described: fn(&mut Subscription) = |s| s.config.description = Some("another".to_owned());
+    let paused: fn(&mut Subscription) = |s| s.status = SubscriptionStatus::Paused;
+    let (gone, exhausted) = (
+        (SubscriptionStatus::Disabled, StatusReason::Gone),
+        (SubscriptionStatus::Paused, StatusReason::RetriesExhausted),
+    );
+    let active = (SubscriptionStatus::Active, None);
+    for (case, change, standing, expected, failures) in [
+        ("another target", new_target, gone, active, 0),
+        ("another text", described, gone, (gone.0, Some(gone.1)), 1),
+        ("a pause, then gone", paused, gone, (gone.0, Some(gone.1)), 1),
+        ("a pause, then exhausted", paused, exhausted, (exhausted.0, Some(exhausted.1)), 1),
+    ] {
+        let world = World::new(backend).await;
+        let id = world.subscription().await;
+        let event = intake(id);
+        world.accept(std::slice::from_ref(&event)).await;
+        let delivery = world.delivery(event.delivery_id).await;
+        world.store.update_subscription(id, NOW, change).await.unwrap().unwrap();
+        let mut ended = outcome(&delivery, 1, AttemptOutcome::Failed);
+        ended.health = Some(LaneHealth { failures: 1, failing_since: Some(NOW), ..LaneHealth::NEW });
+        ended.standing = Some(standing);
+        world.record(&[ended]).await;
+        let start = world.store.lane_start(id).await.unwrap().unwrap();
+        assert_eq!((start.subscription.status, start.subscription.status_reason), expected, "{case}");
+        assert_eq!(start.health.failures, failures, "{case}");
+    }
 }
 
 async fn a_delivery_that_somebody_ended_stays_ended(backend: Backend) {

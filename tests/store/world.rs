@@ -87,6 +87,7 @@ pub(crate) fn subscription() -> Subscription {
         status: SubscriptionStatus::Active,
         status_reason: None,
         version: 1,
+        endpoint_version: 1,
         created_at: NOW,
         updated_at: NOW,
     }
@@ -136,6 +137,6 @@ pub(crate) fn outcome(delivery: &Delivery, number: u32, outcome: AttemptOutcome)
             .then(|| NOW.plus(Duration::from_secs(10))),
         health: None,
         standing: None,
-        subscription_version: 1,
+        endpoint_version: 1,
     }
 }

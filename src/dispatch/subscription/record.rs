@@ -19,7 +19,7 @@ use crate::store::{CircuitState, LaneHealth};
 pub(super) fn outcome(
     clock: Clock,
     subscription_id: SubscriptionId,
-    version: i64,
+    endpoint_version: i64,
     record: &Record,
     reply: Attempted,
     began: Timestamp,
@@ -49,7 +49,7 @@ pub(super) fn outcome(
             Standing::Paused(reason) => (SubscriptionStatus::Paused, reason),
             Standing::Disabled(reason) => (SubscriptionStatus::Disabled, reason),
         }),
-        subscription_version: version,
+        endpoint_version,
     }
 }
 

@@ -27,6 +27,7 @@ pub struct Model {
     pub status: i16,
     pub status_reason: Option<i16>,
     pub version: i64,
+    pub endpoint_version: i64,
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub deleted_at_ms: Option<i64>,

@@ -8,7 +8,7 @@ use sea_orm::sqlx::{self, Connection as _, PgConnection};
 use super::super::stats::{Writer, minute};
 use super::super::subscriptions::circuit_code;
 use super::super::{Error, LaneHealth};
-use super::{Outcome, Started, number};
+use super::{Outcome, STANDING, Started, number};
 
 /// `changed` finds each delivery by primary key and leaves one alone that somebody ended; `logged`
 /// and `counted` follow what it found.
@@ -50,13 +50,9 @@ WHERE d.id = i.id AND d.attempt_count = i.attempt_number - 1 AND d.status < 3";
 const HEALTH: &str = "
 UPDATE lane_health h SET circuit = i.circuit, failures = i.failures, cool_down_ms = i.cool_down_ms,
                          probe_at_ms = i.probe_at_ms, failing_since_ms = i.failing_since_ms
-FROM unnest($1::uuid[], $2::smallint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[])
-    AS i (subscription_id, circuit, failures, cool_down_ms, probe_at_ms, failing_since_ms)
-WHERE h.subscription_id = i.subscription_id";
-
-const STANDING: &str = "
-UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, updated_at_ms = $4
-WHERE id = $1 AND version = $5 AND status = 0 AND deleted_at_ms IS NULL";
+FROM unnest($1::uuid[], $2::smallint[], $3::int[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[])
+    AS i (subscription_id, circuit, failures, cool_down_ms, probe_at_ms, failing_since_ms, endpoint_version)
+WHERE h.subscription_id = i.subscription_id AND h.endpoint_version = i.endpoint_version";
 
 pub(super) async fn record(
     connection: &mut PgConnection,
@@ -67,7 +63,10 @@ pub(super) async fn record(
     // The last word on each lane, in id order, as everything locks that locks several.
     let health: BTreeMap<_, _> = outcomes
         .iter()
-        .filter_map(|outcome| Some((outcome.attempt.subscription_id.0, outcome.health?)))
+        .filter_map(|outcome| {
+            let health = outcome.health?;
+            Some((outcome.attempt.subscription_id.0, (health, outcome.endpoint_version)))
+        })
         .collect();
     let alone = started.is_empty() && health.is_empty() && outcomes.iter().all(|o| o.standing.is_none());
     if alone {
@@ -86,7 +85,7 @@ pub(super) async fn record(
                 .bind(status.code())
                 .bind(reason.code())
                 .bind(now.as_millis())
-                .bind(outcome.subscription_version)
+                .bind(outcome.endpoint_version)
                 .execute(&mut *tx)
                 .await?;
         }
@@ -134,7 +133,7 @@ async fn mark(connection: &mut PgConnection, started: &[Started]) -> Result<(), 
 
 async fn write_health(
     connection: &mut PgConnection,
-    health: &BTreeMap<uuid::Uuid, LaneHealth>,
+    health: &BTreeMap<uuid::Uuid, (LaneHealth, i64)>,
 ) -> Result<(), Error> {
     if health.is_empty() {
         return Ok(());
@@ -143,11 +142,12 @@ async fn write_health(
     let cool_down = |h: &LaneHealth| h.cool_down.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX));
     sqlx::query(HEALTH)
         .bind(health.keys().copied().collect::<Vec<_>>())
-        .bind(health.values().map(|h| circuit_code(h.circuit)).collect::<Vec<_>>())
-        .bind(health.values().map(|h| count(h.failures)).collect::<Vec<_>>())
-        .bind(health.values().map(cool_down).collect::<Vec<_>>())
-        .bind(health.values().map(|h| h.probe_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
-        .bind(health.values().map(|h| h.failing_since.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(health.values().map(|(h, _)| circuit_code(h.circuit)).collect::<Vec<_>>())
+        .bind(health.values().map(|(h, _)| count(h.failures)).collect::<Vec<_>>())
+        .bind(health.values().map(|(h, _)| cool_down(h)).collect::<Vec<_>>())
+        .bind(health.values().map(|(h, _)| h.probe_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(health.values().map(|(h, _)| h.failing_since.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(health.values().map(|(_, endpoint_version)| *endpoint_version).collect::<Vec<_>>())
         .execute(connection)
         .await?;
     Ok(())

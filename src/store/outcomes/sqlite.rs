@@ -8,7 +8,7 @@ use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
 use super::super::subscriptions::circuit_code;
 use super::super::{Error, LaneHealth};
-use super::{Outcome, Started, number};
+use super::{Outcome, STANDING, Started, number};
 
 pub(super) async fn record(
     connection: &mut SqliteConnection,
@@ -132,7 +132,7 @@ async fn follow_up(
     if let Some(LaneHealth { circuit, failures, cool_down, probe_at, failing_since }) = outcome.health {
         sqlx::query(
             "UPDATE lane_health SET circuit = $2, failures = $3, cool_down_ms = $4, probe_at_ms = $5, \
-             failing_since_ms = $6 WHERE subscription_id = $1",
+             failing_since_ms = $6 WHERE subscription_id = $1 AND endpoint_version = $7",
         )
         .bind(id)
         .bind(circuit_code(circuit))
@@ -140,21 +140,19 @@ async fn follow_up(
         .bind(cool_down.map(|d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
         .bind(probe_at.map(Timestamp::as_millis))
         .bind(failing_since.map(Timestamp::as_millis))
+        .bind(outcome.endpoint_version)
         .execute(&mut *connection)
         .await?;
     }
     if let Some((status, reason)) = outcome.standing {
-        sqlx::query(
-            "UPDATE subscriptions SET status = $2, status_reason = $3, version = version + 1, \
-             updated_at_ms = $4 WHERE id = $1 AND version = $5 AND status = 0 AND deleted_at_ms IS NULL",
-        )
-        .bind(id)
-        .bind(status.code())
-        .bind(reason.code())
-        .bind(now.as_millis())
-        .bind(outcome.subscription_version)
-        .execute(connection)
-        .await?;
+        sqlx::query(STANDING)
+            .bind(id)
+            .bind(status.code())
+            .bind(reason.code())
+            .bind(now.as_millis())
+            .bind(outcome.endpoint_version)
+            .execute(connection)
+            .await?;
     }
     Ok(())
 }
