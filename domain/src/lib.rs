@@ -14,6 +14,7 @@ pub mod id;
 pub mod lane;
 pub mod limits;
 pub mod payload;
+pub mod places;
 pub mod retry;
 pub mod signature;
 pub mod subscription;

@@ -1,0 +1,333 @@
+//! Who gets the next free place in flight.
+//!
+//! A node has so many places, and each request needs one. While some are free, whoever asks gets
+//! one. When they are scarce:
+//!
+//! - the next goes to the tenant that holds the fewest, and of those to the one served longest ago
+//!   (max-min fairness); within the tenant its subscriptions take turns;
+//! - the last few are for subscriptions that hold none, and the very last for tenants that hold
+//!   none: an endpoint that hangs keeps its places for long, so there must be some that it cannot
+//!   have;
+//! - endpoints whose last attempt failed hold at most half of all places together, since it is they
+//!   who hang.
+//!
+//! A tenant's own limits come on top: its places at once, and its rate. One whose rate is used up
+//! waits as a whole, and its subscriptions keep their turns.
+//!
+//! Kept at all times: nobody waits who could have a place, unless time alone has brought that about
+//! ([`Places::next_wakeup`]). So whoever asks anew overtakes no one.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
+use crate::tenant::Tenant;
+
+/// Of a node's places, the last of so many are for subscriptions that hold none: an eighth.
+const FIRST_SHARE: u32 = 8;
+/// Of a node's places, the last of so many are for tenants that hold none. A healthy endpoint gives
+/// its place back within milliseconds, so a few are enough for all of them.
+const NEW_TENANT_SHARE: u32 = 64;
+/// Of a node's places, one of so many may be held by endpoints whose last attempt failed.
+const DOUBTFUL_SHARE: u32 = 2;
+
+/// What a place is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// The only request in flight of its subscription.
+    First,
+    /// One beside others of its subscription.
+    Further,
+    /// One to an endpoint whose last attempt failed.
+    Doubtful,
+}
+
+impl Claim {
+    const ALL: [Self; 3] = [Self::First, Self::Further, Self::Doubtful];
+}
+
+/// One of something for each claim.
+#[derive(Debug)]
+struct PerClaim<T> {
+    first: T,
+    further: T,
+    doubtful: T,
+}
+
+impl<T> PerClaim<T> {
+    const fn of(&self, claim: Claim) -> &T {
+        match claim {
+            Claim::First => &self.first,
+            Claim::Further => &self.further,
+            Claim::Doubtful => &self.doubtful,
+        }
+    }
+
+    const fn of_mut(&mut self, claim: Claim) -> &mut T {
+        match claim {
+            Claim::First => &mut self.first,
+            Claim::Further => &mut self.further,
+            Claim::Doubtful => &mut self.doubtful,
+        }
+    }
+}
+
+/// A tenant's limits, as they are now.
+pub trait TenantLimits {
+    /// Requests in flight at most; none: no limit.
+    fn in_flight_max(&self) -> Option<u32>;
+
+    /// Takes a turn of the tenant's rate, or says when there will be one.
+    fn take_turn(&self, now: Instant) -> Result<(), Instant>;
+}
+
+/// A place that was given to one who waited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Grant<W> {
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// What for.
+    pub claim: Claim,
+    /// Who waited.
+    pub waiter: W,
+}
+
+/// The places of one node. `L` are a tenant's limits, `W` is who waits.
+#[derive(Debug)]
+pub struct Places<L, W> {
+    size: u32,
+    held: u32,
+    /// Held by endpoints whose last attempt failed.
+    doubtful: u32,
+    /// Those that hold a place or wait for one.
+    tenants: BTreeMap<Tenant, Holder<L, W>>,
+    /// Per claim, the tenants that wait with it and are within their limits.
+    in_line: PerClaim<BTreeSet<Turn>>,
+    /// Tenants whose rate is used up until then.
+    resting: BTreeSet<(Instant, Tenant)>,
+    grants: u64,
+}
+
+/// Places held, the number of the last grant, and whose they are: the least is next.
+type Turn = (u32, u64, Tenant);
+
+#[derive(Debug)]
+struct Holder<L, W> {
+    limits: L,
+    held: u32,
+    waiting: PerClaim<VecDeque<W>>,
+    /// The number of the last grant to each claim, so that these take turns as well.
+    served: PerClaim<u64>,
+    rests_until: Option<Instant>,
+}
+
+impl<L, W> Places<L, W> {
+    /// So many places, all free.
+    #[must_use]
+    pub const fn new(size: u32) -> Self {
+        Self {
+            size,
+            held: 0,
+            doubtful: 0,
+            tenants: BTreeMap::new(),
+            in_line: PerClaim { first: BTreeSet::new(), further: BTreeSet::new(), doubtful: BTreeSet::new() },
+            resting: BTreeSet::new(),
+            grants: 0,
+        }
+    }
+
+    /// Places that are held.
+    #[must_use]
+    pub const fn held(&self) -> u32 {
+        self.held
+    }
+
+    /// When [`grant`](Self::grant) is to be asked again though no place came back.
+    #[must_use]
+    pub fn next_wakeup(&self) -> Option<Instant> {
+        self.resting.first().map(|(until, _)| *until)
+    }
+
+    /// Until when a tenant waits for its rate, where it does.
+    #[must_use]
+    pub fn rests_until(&self, tenant: &Tenant) -> Option<Instant> {
+        self.tenants.get(tenant)?.rests_until
+    }
+
+    const fn free(&self) -> u32 {
+        self.size.saturating_sub(self.held)
+    }
+
+    /// Whether the node has a place for such a claim.
+    const fn has_place(&self, claim: Claim) -> bool {
+        match claim {
+            Claim::First => self.free() > 0,
+            Claim::Further => self.free() > self.size / FIRST_SHARE,
+            Claim::Doubtful => self.free() > 0 && self.doubtful < self.size.div_ceil(DOUBTFUL_SHARE),
+        }
+    }
+
+    /// Whether what is free is for tenants that hold none.
+    const fn is_last_reserve(&self) -> bool {
+        self.free() <= self.size / NEW_TENANT_SHARE
+    }
+
+    const fn count(&mut self, claim: Claim) {
+        self.held += 1;
+        if matches!(claim, Claim::Doubtful) {
+            self.doubtful += 1;
+        }
+    }
+}
+
+impl<L: TenantLimits + Clone, W> Places<L, W> {
+    /// Takes a place at once; false where it has to be waited for.
+    pub fn take(&mut self, tenant: &Tenant, limits: &L, claim: Claim, now: Instant) -> bool {
+        self.wake(now);
+        let (has_place, last_reserve) = (self.has_place(claim), self.is_last_reserve());
+        let taken = self.with_new(tenant, limits, |holder, grant| {
+            has_place
+                && !(last_reserve && holder.held > 0)
+                && holder.waiting.of(claim).is_empty()
+                && holder.is_within_limits()
+                && holder.hold(claim, grant, now)
+        });
+        if taken {
+            self.count(claim);
+        }
+        taken
+    }
+
+    /// Waits for a place.
+    pub fn wait(&mut self, tenant: &Tenant, limits: &L, claim: Claim, waiter: W) {
+        self.with_new(tenant, limits, |holder, _| holder.waiting.of_mut(claim).push_back(waiter));
+    }
+
+    /// Gives a place back; [`grant`](Self::grant) says whose it is next.
+    pub fn give_back(&mut self, tenant: &Tenant, claim: Claim) {
+        self.held = self.held.saturating_sub(1);
+        if claim == Claim::Doubtful {
+            self.doubtful = self.doubtful.saturating_sub(1);
+        }
+        self.with(tenant, |holder, _| holder.held = holder.held.saturating_sub(1));
+    }
+
+    /// A tenant's limits were changed.
+    pub fn changed(&mut self, tenant: &Tenant) {
+        self.with(tenant, |holder, _| holder.rests_until = None);
+    }
+
+    /// Gives the next place away; to be asked until it says `None`.
+    pub fn grant(&mut self, now: Instant) -> Option<Grant<W>> {
+        self.wake(now);
+        loop {
+            let (claim, tenant) = self.next()?;
+            let waiter = self.with(&tenant, |holder, grant| {
+                let held = holder.hold(claim, grant, now);
+                if held { holder.waiting.of_mut(claim).pop_front() } else { None }
+            });
+            if let Some(waiter) = waiter.flatten() {
+                self.count(claim);
+                return Some(Grant { tenant, claim, waiter });
+            }
+        }
+    }
+
+    /// Whose turn it is.
+    fn next(&self) -> Option<(Claim, Tenant)> {
+        let open = Claim::ALL.into_iter().filter(|claim| self.has_place(*claim));
+        let heads = open.filter_map(|claim| Some((self.in_line.of(claim).first()?, claim)));
+        let ((held, _, tenant), claim) = heads.min_by_key(|(turn, _)| *turn)?;
+        // All others hold as many or more.
+        (*held == 0 || !self.is_last_reserve()).then(|| (claim, tenant.clone()))
+    }
+
+    /// Lets those wait for a place again whose rate has recovered.
+    fn wake(&mut self, now: Instant) {
+        while let Some((until, tenant)) = self.resting.first()
+            && *until <= now
+        {
+            let tenant = tenant.clone();
+            self.with(&tenant, |holder, _| holder.rests_until = None);
+        }
+    }
+
+    fn with_new<R>(
+        &mut self,
+        tenant: &Tenant,
+        limits: &L,
+        change: impl FnOnce(&mut Holder<L, W>, u64) -> R,
+    ) -> R
+    where
+        R: Default,
+    {
+        if !self.tenants.contains_key(tenant) {
+            self.tenants.insert(tenant.clone(), Holder::new(limits.clone()));
+        }
+        self.with(tenant, change).unwrap_or_default()
+    }
+
+    /// Changes a tenant's entry, where there is one, and puts it in its new place in line. Hands
+    /// `change` the number that the next grant bears.
+    fn with<R>(&mut self, tenant: &Tenant, change: impl FnOnce(&mut Holder<L, W>, u64) -> R) -> Option<R> {
+        let holder = self.tenants.get_mut(tenant)?;
+        if holder.waits() || holder.rests_until.is_some() {
+            for claim in Claim::ALL {
+                let turn = (holder.held, *holder.served.of(claim), tenant.clone());
+                self.in_line.of_mut(claim).remove(&turn);
+            }
+            if let Some(until) = holder.rests_until {
+                self.resting.remove(&(until, tenant.clone()));
+            }
+        }
+        self.grants += 1;
+        let result = change(holder, self.grants);
+        if holder.held == 0 && !holder.waits() {
+            self.tenants.remove(tenant);
+            return Some(result);
+        }
+        if let Some(until) = holder.rests_until {
+            self.resting.insert((until, tenant.clone()));
+        } else if holder.is_within_limits() {
+            for claim in Claim::ALL.into_iter().filter(|claim| !holder.waiting.of(*claim).is_empty()) {
+                let turn = (holder.held, *holder.served.of(claim), tenant.clone());
+                self.in_line.of_mut(claim).insert(turn);
+            }
+        }
+        Some(result)
+    }
+}
+
+impl<L: TenantLimits, W> Holder<L, W> {
+    const fn new(limits: L) -> Self {
+        let waiting =
+            PerClaim { first: VecDeque::new(), further: VecDeque::new(), doubtful: VecDeque::new() };
+        let served = PerClaim { first: 0, further: 0, doubtful: 0 };
+        Self { limits, held: 0, waiting, served, rests_until: None }
+    }
+
+    fn waits(&self) -> bool {
+        Claim::ALL.into_iter().any(|claim| !self.waiting.of(claim).is_empty())
+    }
+
+    fn is_within_limits(&self) -> bool {
+        self.rests_until.is_none() && self.limits.in_flight_max().is_none_or(|max| self.held < max)
+    }
+
+    /// Takes a turn and a place, or rests until there is a turn.
+    fn hold(&mut self, claim: Claim, grant: u64, now: Instant) -> bool {
+        match self.limits.take_turn(now) {
+            Ok(()) => {
+                self.held += 1;
+                *self.served.of_mut(claim) = grant;
+                true
+            }
+            Err(until) => {
+                self.rests_until = Some(until);
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
