@@ -14,6 +14,10 @@ mod retry;
 use uuid::Uuid;
 
 use super::*;
+use crate::circuit::CircuitPolicy;
+use crate::delivery::OrderingKey;
+use crate::id::{DeliveryId, EventId};
+use crate::retry::RetryPolicy;
 
 const POLICY: Policy = Policy {
     ordering: Ordering::Strict,

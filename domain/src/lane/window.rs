@@ -8,6 +8,7 @@
 //! of the others, whatever stands in its line. What was set aside comes back from the store when the
 //! key has nothing left here.
 
+pub(super) mod entry;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -19,6 +20,7 @@ use crate::limits::IN_FLIGHT_MAX;
 use crate::subscription::Ordering;
 
 use super::{Queued, Sizes, Ticket};
+use entry::{Entry, Flight, Flying, Line, Next, Phase};
 use page::{Aside, Loading};
 
 #[derive(Debug)]
@@ -47,56 +49,6 @@ pub(super) struct Window {
     /// The highest number heard of.
     known: Sequence,
     loading: Option<Loading>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    queued: Queued,
-    phase: Phase,
-    /// Somebody ended it while it was in flight.
-    ended: bool,
-}
-
-/// What a delivery is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Phase {
-    Idle,
-    InFlight(Flight),
-    Recording(Next),
-}
-
-/// What is special about a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Flight {
-    /// It decides over the circuit.
-    pub(super) probe: bool,
-    /// It went to a target that is no longer the subscription's.
-    pub(super) stale: bool,
-}
-
-/// What follows when an outcome is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Next {
-    Done,
-    Due(Instant),
-}
-
-/// A delivery whose request is in flight.
-pub(super) struct Flying {
-    pub(super) ticket: Ticket,
-    pub(super) attempt: AttemptNumber,
-    /// Retries used up before this attempt ended.
-    pub(super) retries: u32,
-    pub(super) flight: Flight,
-    pub(super) ended: bool,
-}
-
-/// Deliveries that wait for each other.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Line {
-    Whole,
-    Key(OrderingKey),
-    Alone(Sequence),
 }
 
 impl Window {
@@ -148,7 +100,7 @@ impl Window {
     }
 
     fn line(&self, queued: &Queued) -> Line {
-        line(self.ordering, queued)
+        Line::of(self.ordering, queued)
     }
 
     /// Puts an idle delivery where it belongs if it is the first of its line.
@@ -241,7 +193,7 @@ impl Window {
         match next {
             Next::Due(due) if !entry.ended => {
                 entry.queued.due = Some(due);
-                let line = line(self.ordering, &entry.queued);
+                let line = Line::of(self.ordering, &entry.queued);
                 self.shed(&line);
                 self.settle(sequence);
             }
@@ -403,14 +355,6 @@ impl Window {
                 .all(|key| self.aside.contains_key(key) && !self.lines.contains_key(&Line::Key(key.clone()))),
             "a wanted key has deliveries in the store only"
         );
-    }
-}
-
-fn line(ordering: Ordering, queued: &Queued) -> Line {
-    match (ordering, &queued.key) {
-        (Ordering::Strict, _) => Line::Whole,
-        (Ordering::Key, Some(key)) => Line::Key(key.clone()),
-        (Ordering::Key, None) | (Ordering::None, _) => Line::Alone(queued.ticket.sequence),
     }
 }
 
