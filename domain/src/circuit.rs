@@ -2,8 +2,14 @@
 //!
 //! The table is that of the classic circuit breaker (M. Nygard, "Release It!", ch. 5): failures in
 //! a row open it, after a cool-down one probe goes out, and the probe decides.
+//!
+//! Circuits that opened together, because a host that many subscriptions share went away, must not
+//! all probe in one instant when it comes back. So a probe goes up to a tenth of the cool-down later
+//! than the cool-down says, and never earlier; the doubling works on the cool-down itself.
 
 use std::time::{Duration, Instant};
+
+use crate::retry::Jitter;
 
 /// When a circuit opens and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,16 +32,16 @@ pub enum Circuit {
     },
     /// Not before `until`, and then by one probe alone.
     Open {
-        /// When the probe may go.
+        /// When the probe may go: at the end of the cool-down or, by the jitter, a little after.
         until: Instant,
-        /// How long this opening lasts.
+        /// How long this opening lasts at least.
         cool_down: Duration,
         /// Failed attempts in a row.
         failures: u32,
     },
     /// A probe is in flight.
     HalfOpen {
-        /// How long the opening before it lasted.
+        /// How long the opening before it lasted at least.
         cool_down: Duration,
         /// Failed attempts in a row.
         failures: u32,
@@ -49,8 +55,11 @@ impl Circuit {
     /// The circuit after one attempt ended at `now`. In [`HalfOpen`](Self::HalfOpen) that attempt
     /// is the probe; the outcomes of others are not told here.
     #[must_use]
-    pub fn after(self, ok: bool, now: Instant, policy: &CircuitPolicy) -> Self {
-        let open = |cool_down: Duration, failures| Self::Open { until: now + cool_down, cool_down, failures };
+    pub fn after(self, ok: bool, now: Instant, policy: &CircuitPolicy, jitter: Jitter) -> Self {
+        let open = |cool_down: Duration, failures| {
+            let until = now + jitter.lengthen(cool_down);
+            Self::Open { until, cool_down, failures }
+        };
         match self {
             // In flight when the circuit opened, so it tells nothing new.
             Self::Open { .. } => self,
@@ -91,6 +100,10 @@ impl Circuit {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const POLICY: CircuitPolicy = CircuitPolicy {
@@ -98,6 +111,8 @@ mod tests {
         cool_down: Duration::from_secs(30),
         cool_down_max: Duration::from_secs(50),
     };
+
+    const BREAKS_AT_ONCE: CircuitPolicy = CircuitPolicy { failure_threshold: 1, ..POLICY };
 
     #[test]
     fn circuit_follows_outcomes() {
@@ -116,7 +131,47 @@ mod tests {
             ("late success is ignored", open(30, 2), true, open(30, 2)),
             ("late failure is ignored", open(30, 2), false, open(30, 2)),
         ] {
-            assert_eq!(before.after(ok, now, &POLICY), after, "{case}");
+            assert_eq!(before.after(ok, now, &POLICY, Jitter::default()), after, "{case}");
+        }
+    }
+
+    #[test]
+    fn circuits_that_opened_together_probe_apart() {
+        let now = Instant::now();
+        let times = (-1000..=1000).map(|draw| {
+            let opened = Circuit::NEW.after(false, now, &BREAKS_AT_ONCE, Jitter::from_thousandths(draw));
+            let Circuit::Open { until, .. } = opened else { panic!("{opened:?}") };
+            until
+        });
+        let times: BTreeSet<_> = times.collect();
+        assert_eq!(times.len(), 1001, "each size of a draw has its own instant");
+        assert_eq!(times.first(), Some(&(now + Duration::from_secs(30))));
+        assert_eq!(times.last(), Some(&(now + Duration::from_secs(33))));
+    }
+
+    proptest! {
+        /// However often the probe fails, it is put off by the cool-down and at most a tenth of it,
+        /// and the cool-down doubles as if there were no jitter.
+        #[test]
+        fn a_probe_is_never_early_and_little_late(
+            draws in prop::collection::vec(any::<i16>(), 1..8),
+            (cool_down_ms, cool_down_max_ms) in (1_u64..100_000, 1_u64..1_000_000),
+        ) {
+            let (mut now, mut circuit) = (Instant::now(), Circuit::NEW);
+            let (cool_down, cool_down_max) =
+                (Duration::from_millis(cool_down_ms), Duration::from_millis(cool_down_max_ms));
+            let policy = CircuitPolicy { failure_threshold: 1, cool_down, cool_down_max };
+            let mut plain = cool_down.min(cool_down_max);
+            for draw in draws {
+                circuit = circuit.after(false, now, &policy, Jitter::from_thousandths(draw));
+                let Circuit::Open { until, cool_down, failures } = circuit else {
+                    panic!("{circuit:?}")
+                };
+                prop_assert_eq!(cool_down, plain);
+                prop_assert!(until >= now + plain && until <= now + plain.mul_f64(1.1));
+                plain = (plain * 2).min(cool_down_max);
+                (now, circuit) = (until, Circuit::HalfOpen { cool_down, failures });
+            }
         }
     }
 }

@@ -186,7 +186,7 @@ impl Lane {
         let told = if flying.flight.stale {
             None
         } else {
-            self.judge(verdict == Verdict::Success, flying.flight.probe, now)
+            self.judge(verdict == Verdict::Success, flying.flight.probe, jitter, now)
         };
         let (outcome, due, standing) = match verdict {
             Verdict::Success => (AttemptOutcome::Success, None, None),
@@ -235,10 +235,10 @@ impl Lane {
     }
 
     /// What an outcome says of the endpoint, and what becomes of the subscription by that.
-    fn judge(&mut self, ok: bool, probe: bool, now: Instant) -> Option<Standing> {
+    fn judge(&mut self, ok: bool, probe: bool, jitter: Jitter, now: Instant) -> Option<Standing> {
         // While a probe is on its way, only the probe's outcome counts.
         if probe || !matches!(self.health.circuit, Circuit::HalfOpen { .. }) {
-            self.health.circuit = self.health.circuit.after(ok, now, &self.policy.circuit);
+            self.health.circuit = self.health.circuit.after(ok, now, &self.policy.circuit, jitter);
         }
         self.health.failing_since = if ok { None } else { self.health.failing_since.or(Some(now)) };
         self.failing_too_long(now)

@@ -24,11 +24,23 @@ pub struct Jitter(i16);
 impl Jitter {
     /// The jitter's width: ±20 % (`api.md`, "What the receiver gets").
     pub const WIDTH_PERCENT: u32 = 20;
+    /// How far [`lengthen`](Self::lengthen) puts off at most: enough to spread what was to come at
+    /// one instant, and little against the wait itself.
+    pub const LENGTHENED_PERCENT_MAX: u32 = 10;
 
     /// From thousandths of the width; what lies outside -1000 to 1000 counts as the nearer end.
     #[must_use]
     pub fn from_thousandths(thousandths: i16) -> Self {
         Self(thousandths.clamp(-1000, 1000))
+    }
+
+    /// `delay`, put off by at most [`LENGTHENED_PERCENT_MAX`](Self::LENGTHENED_PERCENT_MAX) and never
+    /// brought forward: for what must not come early. The draw's size counts, not its sign, so that
+    /// no draw moves more than another of the same size, and none moves nothing.
+    #[must_use]
+    pub fn lengthen(self, delay: Duration) -> Duration {
+        let share = u32::from(self.0.unsigned_abs()) * Self::LENGTHENED_PERCENT_MAX;
+        delay.saturating_add(delay.saturating_mul(share) / 100_000)
     }
 
     fn apply(self, delay: Duration) -> Duration {

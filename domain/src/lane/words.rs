@@ -104,7 +104,7 @@ pub enum Event {
         sequence: Sequence,
         /// How.
         verdict: Verdict,
-        /// A fresh draw.
+        /// A fresh draw; it moves the retry, and the probe where the circuit opens.
         jitter: Jitter,
     },
     /// The outcome of a request is committed.

@@ -149,12 +149,12 @@ impl Reference {
     }
 
     /// A request ends.
-    pub(super) fn ends(&mut self, flight: Flight, verdict: Verdict, now: Instant) -> Ended {
+    pub(super) fn ends(&mut self, flight: Flight, verdict: Verdict, jitter: i16, now: Instant) -> Ended {
         let before = self.pulse;
         self.wished.remove(&flight.sequence);
         if flight.target == self.target {
             let ok = verdict == Verdict::Success;
-            self.pulse.beat(ok, flight.probe, &self.told.policy, now);
+            self.pulse.beat(ok, flight.probe, &self.told.policy, jitter, now);
         }
         Ended { flight, verdict, before }
     }
@@ -288,14 +288,14 @@ impl Pulse {
         Self { failures, open, probing: false, failing_since: health.failing_since }
     }
 
-    fn beat(&mut self, ok: bool, probe: bool, policy: &Policy, now: Instant) {
+    fn beat(&mut self, ok: bool, probe: bool, policy: &Policy, jitter: i16, now: Instant) {
         self.failing_since = if ok { None } else { self.failing_since.or(Some(now)) };
         match self.open {
             Some((_, cool_down)) if probe => {
                 let cool_down = (cool_down * 2).min(policy.circuit.cool_down_max);
                 self.failures += 1;
                 self.probing = false;
-                self.open = Some((now + cool_down, cool_down));
+                self.open = Some((now + put_off(cool_down, jitter), cool_down));
                 if ok {
                     (self.failures, self.open) = (0, None);
                 }
@@ -306,7 +306,7 @@ impl Pulse {
                 self.failures += 1;
                 let cool_down = policy.circuit.cool_down;
                 self.open = (self.failures >= policy.circuit.failure_threshold)
-                    .then_some((now + cool_down, cool_down));
+                    .then_some((now + put_off(cool_down, jitter), cool_down));
             }
         }
     }
@@ -330,6 +330,11 @@ impl Pulse {
 /// The wait after `used` retries, without jitter.
 fn backoff(policy: &Policy, used: u32) -> Duration {
     (0..used).fold(policy.retry.delay, |delay, _| delay * 2).min(policy.retry.delay_max)
+}
+
+/// A cool-down and up to a tenth of it.
+fn put_off(cool_down: Duration, jitter: i16) -> Duration {
+    cool_down + cool_down * u32::from(jitter.unsigned_abs().min(1000)) / 10_000
 }
 
 fn same_line(ordering: Ordering, one: &Row, other: &Row) -> bool {

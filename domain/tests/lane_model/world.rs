@@ -201,7 +201,7 @@ impl World {
     fn end(&mut self, nth: usize, verdict: Verdict, jitter: i16) {
         let Some(at) = nth.checked_rem(self.flying.len()) else { return };
         let flight = self.flying.remove(at);
-        self.ended = Some(self.reference.ends(flight, verdict, self.now));
+        self.ended = Some(self.reference.ends(flight, verdict, jitter, self.now));
         let jitter = Jitter::from_thousandths(jitter);
         self.tell(Event::Finished { sequence: flight.sequence, verdict, jitter });
         assert!(self.ended.is_none(), "the end of {} is not recorded", flight.sequence);

@@ -161,3 +161,16 @@ fn one_success_forgets_how_long_it_failed() {
     assert_eq!(rig.last().standing, None);
     assert_eq!(rig.last().health.and_then(|health| health.failing_since), Some(rig.now));
 }
+
+#[test]
+fn jitter_puts_the_probe_off() {
+    for (thousandths, millis) in [(0, 30_000), (-1000, 33_000), (500, 31_500), (1000, 33_000)] {
+        let mut rig =
+            Rig::new(Policy { circuit: CircuitPolicy { failure_threshold: 1, ..POLICY.circuit }, ..POLICY });
+        rig.accept([plain(1)]);
+        let jitter = Jitter::from_thousandths(thousandths);
+        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, jitter });
+        let until = rig.now + Duration::from_millis(millis);
+        assert_eq!(circuit(&rig), Circuit::Open { until, cool_down: secs(30), failures: 1 });
+    }
+}
