@@ -161,6 +161,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
             max_in_flight: IN_FLIGHT_OF_ONE_SUBSCRIPTION,
         },
         in_flight_max: config.in_flight_max,
+        backlog_max: config.backlog_max,
         retention: config.retention,
         cleanup_interval: config.cleanup_interval,
     }

@@ -86,6 +86,8 @@ pub struct Config {
     pub payload_bytes_max: usize,
     /// `POSTHORN_MAX_IN_FLIGHT`.
     pub in_flight_max: u32,
+    /// `POSTHORN_MAX_BACKLOG`.
+    pub backlog_max: i64,
     /// `LOG_RETENTION_HOURS`.
     pub retention: Duration,
     /// `CLEANUP_INTERVAL_SECONDS`.
@@ -156,6 +158,7 @@ impl Config {
                 .filter(|hours| !hours.is_zero()),
             payload_bytes_max: from.whole("POSTHORN_MAX_PAYLOAD_BYTES", 1, PAYLOAD_BYTES_MAX)?,
             in_flight_max: from.whole("POSTHORN_MAX_IN_FLIGHT", 1, 65_536)?,
+            backlog_max: from.whole("POSTHORN_MAX_BACKLOG", 1, 1_000_000_000_000)?,
             retention: from.hours("LOG_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
             cleanup_interval: from.seconds("CLEANUP_INTERVAL_SECONDS", 10 * MILLISECOND, 86_400 * SECOND)?,
             log_format: from

@@ -89,8 +89,8 @@ kinds! {
     InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
     /// The idempotency key was used with other bytes.
     KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
-    /// The subscription's backlog is full, or the tenant's quota is spent.
-    TooMuch = TOO_MANY_REQUESTS "too-many-events" "More events than may wait",
+    /// The subscription has as many unfinished deliveries as it may have.
+    BacklogFull = TOO_MANY_REQUESTS "backlog-full" "The subscription's backlog is full",
     /// A bug of ours.
     Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
     /// The database cannot take or tell anything now; nothing was done.
@@ -252,6 +252,10 @@ impl Problem {
             IngestError::Disabled => Self::disabled(),
             IngestError::KeyReused => {
                 Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
+            }
+            IngestError::BacklogFull { retry_after } => {
+                let detail = "the subscription has POSTHORN_MAX_BACKLOG unfinished deliveries";
+                Self::new(Kind::BacklogFull, detail).retry_after(retry_after)
             }
             IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
             IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),

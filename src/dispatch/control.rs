@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::Parts;
 use super::dispatcher::DispatcherMsg;
+use super::ingest_writer::{RETRY_AFTER, Submitted};
 use super::subscription::Changed;
 use crate::store::intake::{Answer, Intake};
 use crate::store::{Change, CircuitState, CircuitView, Error, Replayed, Store, SubscriptionView, Update};
@@ -67,6 +68,12 @@ pub enum IngestError {
     /// The idempotency key came with other bytes before.
     #[error("the idempotency key was used with other bytes")]
     KeyReused,
+    /// The subscription has as many unfinished deliveries as it may have.
+    #[error("the backlog is full")]
+    BacklogFull {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// Nothing was stored.
     #[error("the event cannot be stored now")]
     Busy {
@@ -239,18 +246,35 @@ impl Control {
             idempotency_key: event.idempotency_key,
         };
         let delivery_id = intake.delivery_id;
-        match self.parts.ingest.submit(intake).await? {
+        match self.submit(intake).await? {
             Answer::Stored(_) => Ok(Accepted { delivery_id, replayed: false }),
             Answer::Replayed(delivery_id) => Ok(Accepted { delivery_id, replayed: true }),
             Answer::KeyReused => Err(IngestError::KeyReused),
             Answer::NoSubscription => Err(IngestError::NotFound),
+            Answer::BacklogFull => Err(BACKLOG_FULL),
+        }
+    }
+
+    /// Hands an event in, and once more after its lane was counted where that seemed to be full.
+    async fn submit(&self, intake: Intake) -> Result<Answer, IngestError> {
+        let id = intake.subscription_id;
+        let intake = match self.parts.ingest.submit(intake).await? {
+            Submitted::Answered(answer) => return Ok(answer),
+            Submitted::BacklogFull(intake) => *intake,
+        };
+        if !self.parts.backlogs.recount(id).await.map_err(|error| busy(&error))? {
+            return Ok(Answer::BacklogFull);
+        }
+        match self.parts.ingest.submit(intake).await? {
+            Submitted::Answered(answer) => Ok(answer),
+            Submitted::BacklogFull(_) => Ok(Answer::BacklogFull),
         }
     }
 
     /// Sends a `posthorn.test` event the normal way.
     pub async fn send_test(&self, id: SubscriptionId) -> Result<Accepted, IngestError> {
-        let busy = |_| IngestError::Busy { retry_after: super::ingest_writer::RETRY_AFTER };
-        let subscription = self.subscription(id).await.map_err(busy)?.ok_or(IngestError::NotFound)?;
+        let subscription =
+            self.subscription(id).await.map_err(|error| busy(&error))?.ok_or(IngestError::NotFound)?;
         if subscription.status == SubscriptionStatus::Disabled {
             return Err(IngestError::Disabled);
         }
@@ -305,13 +329,18 @@ impl Control {
     pub async fn replay(&self, id: DeliveryId) -> Result<Accepted, IngestError> {
         let parts = &self.parts;
         let new = DeliveryId(Uuid::now_v7());
-        let retry_after = super::ingest_writer::RETRY_AFTER;
-        let replayed = match parts.store.replay_delivery(id, new, parts.clock.now()).await {
-            Ok(replayed) => replayed,
-            Err(Error::OutcomeUnknown(_)) => return Err(IngestError::OutcomeUnknown { retry_after }),
-            Err(_) => return Err(IngestError::Busy { retry_after }),
+        let replay = || parts.store.replay_delivery(id, new, parts.settings.backlog_max, parts.clock.now());
+        let mut replayed = replay().await.map_err(|error| busy(&error))?;
+        if let Replayed::BacklogFull(lane) = replayed
+            && parts.backlogs.recount(lane).await.map_err(|error| busy(&error))?
+        {
+            replayed = replay().await.map_err(|error| busy(&error))?;
+        }
+        let delivery = match replayed {
+            Replayed::Stored(delivery) => delivery,
+            Replayed::NotFound => return Err(IngestError::NotFound),
+            Replayed::BacklogFull(_) => return Err(BACKLOG_FULL),
         };
-        let Replayed::Stored(delivery) = replayed else { return Err(IngestError::NotFound) };
         let ticket = Ticket {
             id: delivery.id,
             event_id: delivery.event_id,
@@ -409,6 +438,16 @@ impl Control {
             (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,
             (Ordering::Key, None) | (Ordering::None, _) => Ok(None),
         }
+    }
+}
+
+const BACKLOG_FULL: IngestError = IngestError::BacklogFull { retry_after: RETRY_AFTER };
+
+/// Why the store's refusal keeps an event out.
+fn busy(error: &Error) -> IngestError {
+    match error {
+        Error::OutcomeUnknown(_) => IngestError::OutcomeUnknown { retry_after: RETRY_AFTER },
+        _ => IngestError::Busy { retry_after: RETRY_AFTER },
     }
 }
 

@@ -42,9 +42,17 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An event on its way in, with whoever waits for the answer.
 struct Item {
     intake: Intake,
-    reply: oneshot::Sender<Result<Answer, IngestError>>,
+    reply: oneshot::Sender<Result<Submitted, IngestError>>,
     /// Its share of the queue's bytes; given back with the answer.
     bytes: OwnedSemaphorePermit,
+}
+
+/// What came of an event that was handed in.
+pub(super) enum Submitted {
+    /// The store has judged it.
+    Answered(Answer),
+    /// There is no room for it, as far as was counted: here it is again.
+    BacklogFull(Box<Intake>),
 }
 
 /// The bounded queue before the writer; it outlives a writer that dies.
@@ -64,7 +72,7 @@ impl IngestQueue {
     /// Hands an event in and waits until it is stored or refused.
     ///
     /// May be dropped: the event is then stored or not, and nobody hears of it.
-    pub(super) async fn submit(&self, intake: Intake) -> Result<Answer, IngestError> {
+    pub(super) async fn submit(&self, intake: Intake) -> Result<Submitted, IngestError> {
         let busy = || IngestError::Busy { retry_after: RETRY_AFTER };
         let size = u32::try_from(intake.payload.len()).map_err(|_| busy())?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| busy())?;
@@ -78,7 +86,7 @@ impl IngestQueue {
 /// The writer's loop.
 pub(super) async fn run(parts: Arc<Parts>) {
     let mut waiting = Arc::clone(&parts.ingest.waiting).lock_owned().await;
-    let mut writer = IntakeWriter::new(&parts.store);
+    let mut writer = IntakeWriter::new(&parts.store, parts.settings.backlog_max);
     let mut queue: Vec<Item> = Vec::new();
     loop {
         if queue.is_empty() && waiting.recv_many(&mut queue, BATCH_EVENTS).await == 0 {
@@ -124,6 +132,13 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
     let answers = store(parts, writer, &intakes).await;
     let mut stored = Vec::with_capacity(intakes.len());
     for ((intake, answer), (reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
+        let answer = match answer {
+            Ok(Answer::BacklogFull) => {
+                let _ = reply.send(Ok(Submitted::BacklogFull(Box::new(intake))));
+                continue;
+            }
+            answer => answer,
+        };
         if let Ok(Answer::Stored(sequence)) = answer {
             let payload = Payload { content_type: intake.content_type, bytes: intake.payload };
             parts.caches.keep_payload(intake.event_id, payload).await;
@@ -135,7 +150,7 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
             ));
         }
         // A client that left waits for nothing.
-        let _ = reply.send(answer);
+        let _ = reply.send(answer.map(Submitted::Answered));
         drop(bytes);
     }
     if !stored.is_empty() {

@@ -17,6 +17,7 @@
 
 mod admission;
 mod attempt;
+mod backlogs;
 mod backoff;
 mod control;
 mod dispatcher;
@@ -44,6 +45,7 @@ pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
 pub use root::Dispatch;
 
 use admission::Admission;
+use backlogs::Backlogs;
 use dispatcher::DispatcherLink;
 use ingest_writer::IngestQueue;
 use outcome_writer::OutcomeQueue;
@@ -55,6 +57,8 @@ pub struct Settings {
     pub defaults: Defaults,
     /// Requests in flight on this node.
     pub in_flight_max: u32,
+    /// Unfinished deliveries that one subscription may have.
+    pub backlog_max: i64,
     /// Finished deliveries older than this are removed.
     pub retention: Duration,
     /// How often what is old is looked for.
@@ -73,6 +77,7 @@ struct Parts {
     sender: Sender,
     clock: Clock,
     admission: Admission,
+    backlogs: Backlogs,
     ingest: IngestQueue,
     outcomes: OutcomeQueue,
     dispatcher: DispatcherLink,
@@ -83,6 +88,7 @@ impl Parts {
     fn new(settings: Settings, store: Store, caches: Caches, sender: Sender, clock: Clock) -> Arc<Self> {
         Arc::new(Self {
             settings,
+            backlogs: Backlogs::new(store.clone()),
             store,
             caches,
             sender,

@@ -186,6 +186,7 @@ async fn start(store: &Store) -> Dispatch {
             disable_after: None,
             max_in_flight: 8,
         },
+        backlog_max: 1_000_000,
         in_flight_max: 64,
         retention: Duration::from_hours(1),
         cleanup_interval: Duration::from_mins(1),

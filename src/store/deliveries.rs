@@ -53,6 +53,8 @@ pub enum Replayed {
     Stored(Delivery),
     /// There is no such delivery, or no longer a subscription to send it to.
     NotFound,
+    /// See [`Answer::BacklogFull`](super::intake::Answer::BacklogFull).
+    BacklogFull(SubscriptionId),
 }
 
 /// Why a skipped delivery ended.
@@ -183,6 +185,7 @@ impl Store {
         &self,
         original: DeliveryId,
         id: DeliveryId,
+        backlog_max: i64,
         now: Timestamp,
     ) -> Result<Replayed, Error> {
         tx::run(self, move |tx| {
@@ -190,9 +193,14 @@ impl Store {
                 let Some(old) = tx::locking(tx, Entity::find_by_id(original.0)).one(tx).await? else {
                     return Ok(Replayed::NotFound);
                 };
-                let Some(sequence) = take_sequence(tx, SubscriptionId(old.subscription_id)).await? else {
+                let lane = SubscriptionId(old.subscription_id);
+                let Some((sequence, finished)) = take_sequence(tx, lane).await? else {
                     return Ok(Replayed::NotFound);
                 };
+                if sequence > finished.saturating_add(backlog_max) {
+                    give_back_sequence(tx, lane).await?;
+                    return Ok(Replayed::BacklogFull(lane));
+                }
                 let more = "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1";
                 if tx::execute(tx, more, [old.event_id.into()]).await? == 0 {
                     return Err(Error::corrupt("delivery without an event", original));
@@ -223,16 +231,23 @@ impl Store {
     }
 }
 
-/// The next number of a lane, under its row's lock; none where the subscription is gone.
-async fn take_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<i64>, Error> {
+/// The next number of a lane, under its row's lock, and how many of its deliveries are finished at
+/// least; none where the subscription is gone.
+async fn take_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<(i64, i64)>, Error> {
     let take = Statement::from_sql_and_values(
         tx.get_database_backend(),
         "UPDATE lanes SET next_sequence = next_sequence + 1 WHERE subscription_id = $1 \
-         RETURNING next_sequence - 1",
+         RETURNING next_sequence - 1, finished",
         [id.0.into()],
     );
-    let row = tx.query_one(take).await?;
-    Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
+    let Some(row) = tx.query_one(take).await? else { return Ok(None) };
+    Ok(Some((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
+}
+
+/// Leaves no gap behind a number that was not used.
+async fn give_back_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<(), Error> {
+    let back = "UPDATE lanes SET next_sequence = next_sequence - 1 WHERE subscription_id = $1";
+    tx::execute(tx, back, [id.0.into()]).await.map(|_| ())
 }
 
 fn to_delivery(row: Model) -> Result<Delivery, Error> {

@@ -48,16 +48,23 @@ pub enum Answer {
     KeyReused,
     /// There is no such subscription.
     NoSubscription,
+    /// As far as was counted, the subscription has as many unfinished deliveries as it may have;
+    /// [`Store::recount_backlog`] may find that it has fewer.
+    BacklogFull,
 }
 
 /// Accepts batches on a connection of its own.
 #[derive(Debug)]
-pub struct IntakeWriter(Held);
+pub struct IntakeWriter {
+    connection: Held,
+    backlog_max: i64,
+}
 
 impl IntakeWriter {
-    /// Takes its connection when the first batch comes.
-    pub fn new(store: &Store) -> Self {
-        Self(Held::new(store.clone()))
+    /// Takes its connection when the first batch comes. No subscription gets more unfinished
+    /// deliveries than `backlog_max`.
+    pub fn new(store: &Store, backlog_max: i64) -> Self {
+        Self { connection: Held::new(store.clone()), backlog_max }
     }
 
     /// Stores `batch` in one transaction; the answers stand in its order.
@@ -65,17 +72,18 @@ impl IntakeWriter {
     /// [`Error::Conflict`] where a simultaneous batch elsewhere stored the same idempotency key:
     /// nothing was done, and a second try will see that key. Not to be dropped half-way.
     pub async fn accept(&mut self, batch: &[Intake], now: Timestamp) -> Result<Vec<Answer>, Error> {
-        self.0
+        let max = self.backlog_max;
+        self.connection
             .run(async |connection| match connection {
-                Connection::Postgres(connection) => postgres::accept(connection, batch, now).await,
-                Connection::Sqlite(connection) => sqlite::accept(connection, batch, now).await,
+                Connection::Postgres(connection) => postgres::accept(connection, batch, max, now).await,
+                Connection::Sqlite(connection) => sqlite::accept(connection, batch, max, now).await,
             })
             .await
     }
 
     /// Which of `ids` are stored, and their numbers: asked after a commit whose answer was lost.
     pub async fn stored(&mut self, ids: &[DeliveryId]) -> Result<BTreeMap<DeliveryId, Sequence>, Error> {
-        self.0
+        self.connection
             .run(async |connection| match connection {
                 Connection::Postgres(connection) => postgres::stored(connection, ids).await,
                 Connection::Sqlite(connection) => sqlite::stored(connection, ids).await,
@@ -84,12 +92,16 @@ impl IntakeWriter {
     }
 }
 
-/// What the database found out about one event.
-fn answer(sequence: Option<i64>, known: Option<(DeliveryId, bool)>) -> Answer {
-    match (sequence, known) {
-        (_, Some((id, true))) => Answer::Replayed(id),
-        (_, Some((_, false))) => Answer::KeyReused,
-        (Some(sequence), None) => Answer::Stored(Sequence(sequence)),
-        (None, None) => Answer::NoSubscription,
+/// What it means that a delivery bears the event's idempotency key, with the same bytes or others.
+const fn known_key(id: DeliveryId, same_bytes: bool) -> Answer {
+    if same_bytes { Answer::Replayed(id) } else { Answer::KeyReused }
+}
+
+/// What it means that an event got this number and there was room for it, or no number at all.
+const fn numbered(sequence: Option<(i64, bool)>) -> Answer {
+    match sequence {
+        Some((sequence, true)) => Answer::Stored(Sequence(sequence)),
+        Some((_, false)) => Answer::BacklogFull,
+        None => Answer::NoSubscription,
     }
 }

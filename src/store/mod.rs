@@ -10,6 +10,7 @@
 //! arguments; no query asks the database's clock.
 
 mod attempts;
+mod backlog;
 mod connect;
 mod deliveries;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]

@@ -27,6 +27,7 @@ async fn mistakes_are_named() {
         ("POSTHORN_CIRCUIT_COOL_DOWN_SECONDS", &["x", "-1"]),
         ("POSTHORN_DISABLE_AFTER_HOURS", &["-1", "x"]),
         ("POSTHORN_MAX_IN_FLIGHT", &["0", "x"]),
+        ("POSTHORN_MAX_BACKLOG", &["0", "-1", "many"]),
         ("POSTHORN_LOG_FORMAT", &["xml"]),
         ("POSTHORN_ADMIN_KEY", &["short", "with a blank in the middle"]),
         ("POSTHORN_PROFILE", &["../../etc", "nonsense"]),

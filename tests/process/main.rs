@@ -17,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod backlog;
 mod changes;
 mod circuit;
 mod commands;

@@ -1,12 +1,14 @@
 //! Accepting: numbers without gaps, idempotency, and what is refused.
 
+use posthorn::store::Replayed;
 use posthorn::store::intake::{Answer, IntakeWriter};
-use posthorn_domain::id::{Sequence, SubscriptionId};
+use posthorn_domain::delivery::AttemptOutcome;
+use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use uuid::Uuid;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{NOW, World, idempotent, intake};
+use crate::world::{BACKLOG_MAX, NOW, World, idempotent, intake, outcome};
 
 on_both_databases![
     numbers_have_no_gaps,
@@ -15,6 +17,7 @@ on_both_databases![
     an_unknown_subscription_harms_nobody,
     a_batch_that_is_lost_can_be_looked_up,
     payloads_come_back_byte_for_byte,
+    a_full_backlog_takes_nothing_more,
 ];
 
 async fn numbers_have_no_gaps(backend: Backend) {
@@ -36,7 +39,7 @@ async fn simultaneous_writers_leave_no_gaps(backend: Backend) {
         .map(|writer| {
             let store = world.store.clone();
             tokio::spawn(async move {
-                let mut intakes = IntakeWriter::new(&store);
+                let mut intakes = IntakeWriter::new(&store, BACKLOG_MAX);
                 for round in 0..25 {
                     // Each writer names the lanes in another order.
                     let batch: Vec<_> = (0..6).map(|n| intake(ids[(writer + round + n) % 3])).collect();
@@ -101,7 +104,7 @@ async fn a_batch_that_is_lost_can_be_looked_up(backend: Backend) {
     let id = world.subscription().await;
     let batch = [intake(id), intake(id)];
     let ids: Vec<_> = batch.iter().map(|intake| intake.delivery_id).collect();
-    let mut writer = IntakeWriter::new(&world.store);
+    let mut writer = IntakeWriter::new(&world.store, BACKLOG_MAX);
     assert!(writer.stored(&ids).await.unwrap().is_empty());
     writer.accept(&batch, NOW).await.unwrap();
     let found = writer.stored(&ids).await.unwrap();
@@ -122,4 +125,33 @@ async fn payloads_come_back_byte_for_byte(backend: Backend) {
     let payload = world.store.payload(event.delivery_id).await.unwrap().unwrap();
     assert_eq!(payload.bytes, event.payload);
     assert_eq!(payload.content_type, event.content_type);
+}
+
+async fn a_full_backlog_takes_nothing_more(backend: Backend) {
+    let world = World::new(backend).await;
+    let (id, other) = (world.subscription().await, world.subscription().await);
+    let mut writer = IntakeWriter::new(&world.store, 3);
+    let first = idempotent(id, "k", "{}");
+    let stored = |n| Answer::Stored(Sequence(n));
+    let batch = [first.clone(), intake(id), intake(other), intake(id), intake(id), intake(id)];
+    let full = Answer::BacklogFull;
+    assert_eq!(
+        writer.accept(&batch, NOW).await.unwrap(),
+        [stored(1), stored(2), stored(1), stored(3), full, full]
+    );
+    let again = idempotent(id, "k", "{}");
+    let replayed = Answer::Replayed(first.delivery_id);
+    assert_eq!(writer.accept(&[again, intake(id)], NOW).await.unwrap(), [replayed, full]);
+
+    let delivery = world.delivery(first.delivery_id).await;
+    world.record(&[outcome(&delivery, 1, AttemptOutcome::Success)]).await;
+    assert_eq!(writer.accept(&[intake(id)], NOW).await.unwrap(), [full], "nobody has counted");
+    let replay = DeliveryId(Uuid::now_v7());
+    let refused = world.store.replay_delivery(first.delivery_id, replay, 3, NOW).await.unwrap();
+    assert_eq!(refused, Replayed::BacklogFull(id));
+    world.store.recount_backlog(id).await.unwrap();
+    let more = writer.accept(&[intake(id), intake(id)], NOW).await.unwrap();
+    assert_eq!(more, [stored(4), full], "no number is lost by what was refused");
+    world.store.recount_backlog(id).await.unwrap();
+    assert_eq!(writer.accept(&[intake(id)], NOW).await.unwrap(), [full]);
 }

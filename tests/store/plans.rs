@@ -14,7 +14,7 @@ use posthorn_domain::id::Sequence;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{NOW, World, intake, keyed, outcome};
+use crate::world::{BACKLOG_MAX, NOW, World, intake, keyed, outcome};
 
 on_both_databases![
     hot_statements_do_not_slow_down,
@@ -55,7 +55,7 @@ async fn quickest(
 async fn a_large_statement_waits_for_nothing(backend: Backend) {
     let world = World::new(backend).await;
     let id = world.subscription().await;
-    let mut writer = IntakeWriter::new(&world.store);
+    let mut writer = IntakeWriter::new(&world.store, BACKLOG_MAX);
     let mut quickest = Duration::MAX;
     for _ in 0..11 {
         let mut event = intake(id);

@@ -11,7 +11,7 @@ use posthorn_domain::target::TargetUrl;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{NOW, World, intake, outcome};
+use crate::world::{BACKLOG_MAX, NOW, World, intake, outcome};
 
 on_both_databases![
     an_outcome_counts_once,
@@ -186,7 +186,11 @@ async fn counters_agree_with_the_tables(backend: Backend) {
         let kind = [AttemptOutcome::Success, AttemptOutcome::Failed, AttemptOutcome::FailedAttempt][n % 3];
         world.record(&[outcome(&delivery, 1, kind)]).await;
     }
-    world.store.replay_delivery(unfinished[0], DeliveryId(uuid::Uuid::now_v7()), NOW).await.unwrap();
+    world
+        .store
+        .replay_delivery(unfinished[0], DeliveryId(uuid::Uuid::now_v7()), BACKLOG_MAX, NOW)
+        .await
+        .unwrap();
     let counted = async |status: &str| {
         let sql = format!("SELECT count(*) FROM webhook_deliveries WHERE {status}");
         u64::try_from(world.database.number(&sql).await).unwrap()

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{NOW, World, idempotent, intake, outcome};
+use crate::world::{BACKLOG_MAX, NOW, World, idempotent, intake, outcome};
 
 on_both_databases![
     finished_ones_go_with_their_events,
@@ -47,7 +47,8 @@ async fn an_event_stays_while_a_replay_needs_it(backend: Backend) {
     world.record(&[outcome(&original, 1, AttemptOutcome::Success)]).await;
     let replays = [DeliveryId(Uuid::now_v7()), DeliveryId(Uuid::now_v7())];
     for replay in replays {
-        let Replayed::Stored(stored) = world.store.replay_delivery(original.id, replay, NOW).await.unwrap()
+        let Replayed::Stored(stored) =
+            world.store.replay_delivery(original.id, replay, BACKLOG_MAX, NOW).await.unwrap()
         else {
             panic!("not stored")
         };

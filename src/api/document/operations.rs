@@ -32,6 +32,9 @@ const BODY: &[Kind] = &[
     Kind::InvalidFields,
 ];
 
+/// Where a delivery is added.
+const TOO_MANY: &[Kind] = &[Kind::BacklogFull];
+
 /// The problems of each operation, beside those of [`ANY`].
 fn problems(operation: &str) -> Vec<&'static [Kind]> {
     match operation {
@@ -42,11 +45,13 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
         "createSubscription" => vec![GUARDED, CHANGED, BODY],
         "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
-        "pauseSubscription" | "resumeSubscription" | "enableSubscription" | "sendTestEvent" => {
+        "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]
         }
+        "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], TOO_MANY],
+        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, TOO_MANY],
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
-        "deleteSubscription" | "rotateSigningSecret" | "replayDelivery" => vec![GUARDED, CHANGED, NAMED],
+        "deleteSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![
             GUARDED,
             CHANGED,
@@ -59,8 +64,8 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
                 Kind::UnsupportedMediaType,
                 Kind::SubscriptionDisabled,
                 Kind::KeyReused,
-                Kind::TooMuch,
             ],
+            TOO_MANY,
         ],
         // Reading one thing by its id; also the least that a new operation can answer.
         _ => vec![GUARDED, STORED, NAMED],

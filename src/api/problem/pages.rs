@@ -89,9 +89,9 @@ const fn explain(kind: Kind) -> &'static str {
             "The database did not take the request, and nothing was stored. Try again after the time that \
              Retry-After names."
         }
-        Kind::TooMuch => {
-            "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries, or the tenant handed in more \
-             than its ingest limit allows. Nothing was stored; try again after the time that Retry-After names."
+        Kind::BacklogFull => {
+            "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries. Nothing was stored; try again \
+             after the time that Retry-After names, when its endpoint has taken some of them."
         }
         Kind::NotReady => "A part that the server needs is not ready; the detail names it.",
         Kind::OutcomeUnknown => {

@@ -9,10 +9,11 @@ use uuid::Uuid;
 
 use super::super::Error;
 use super::super::stats::{Writer, minute};
-use super::{Answer, Intake, answer};
+use super::{Answer, Intake, known_key, numbered};
 
 /// `known` finds used keys by `webhook_deliveries_idempotent`; `locked` locks the lanes in id order,
-/// as everything does that locks several; `fresh` numbers what is left.
+/// as everything does that locks several; `numbered` numbers what is left, and `fresh` is what of it
+/// the backlog has room for: the first of each lane, so that the numbers stay gapless.
 const ACCEPT: &str = "
 WITH input AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[])
@@ -26,13 +27,15 @@ WITH input AS MATERIALIZED (
     JOIN events e ON e.id = d.event_id
     WHERE i.idempotency_key IS NOT NULL
 ), locked AS MATERIALIZED (
-    SELECT subscription_id, next_sequence FROM lanes
+    SELECT subscription_id, next_sequence, finished FROM lanes
     WHERE subscription_id = ANY ($8::uuid[]) ORDER BY subscription_id FOR UPDATE
-), fresh AS MATERIALIZED (
-    SELECT i.*, l.next_sequence - 1
+), numbered AS MATERIALIZED (
+    SELECT i.*, l.finished + $12 AS last, l.next_sequence - 1
         + row_number() OVER (PARTITION BY i.subscription_id ORDER BY i.position) AS sequence
     FROM input i JOIN locked l ON l.subscription_id = i.subscription_id
     WHERE NOT EXISTS (SELECT FROM known k WHERE k.position = i.position)
+), fresh AS MATERIALIZED (
+    SELECT * FROM numbered WHERE sequence <= last
 ), moved AS (
     UPDATE lanes l SET next_sequence = f.next_sequence
     FROM (SELECT subscription_id, max(sequence) + 1 AS next_sequence FROM fresh GROUP BY subscription_id) f
@@ -50,13 +53,14 @@ WITH input AS MATERIALIZED (
     SELECT $10, $11, count(*), 0, 0 FROM fresh HAVING count(*) > 0
     ON CONFLICT (minute, writer) DO UPDATE SET accepted = stats_minutes.accepted + excluded.accepted
 )
-SELECT f.sequence, k.id, k.same_bytes
-FROM input i LEFT JOIN fresh f ON f.position = i.position LEFT JOIN known k ON k.position = i.position
+SELECT n.sequence, n.sequence <= n.last, k.id, k.same_bytes
+FROM input i LEFT JOIN numbered n ON n.position = i.position LEFT JOIN known k ON k.position = i.position
 ORDER BY i.position";
 
 pub(super) async fn accept(
     connection: &mut PgConnection,
     batch: &[Intake],
+    backlog_max: i64,
     now: Timestamp,
 ) -> Result<Vec<Answer>, Error> {
     let lanes: BTreeSet<Uuid> = batch.iter().map(|intake| intake.subscription_id.0).collect();
@@ -72,14 +76,18 @@ pub(super) async fn accept(
         .bind(now.as_millis())
         .bind(minute(now))
         .bind(Writer::Intake.code())
+        .bind(backlog_max)
         .fetch_all(connection)
         .await
         .map_err(lost_answer)?;
     rows.iter()
         .map(|row| {
-            let id: Option<Uuid> = row.try_get(1)?;
-            let same: Option<bool> = row.try_get(2)?;
-            Ok(answer(row.try_get(0)?, id.map(DeliveryId).zip(same)))
+            let (sequence, room): (Option<i64>, Option<bool>) = (row.try_get(0)?, row.try_get(1)?);
+            let (id, same): (Option<Uuid>, Option<bool>) = (row.try_get(2)?, row.try_get(3)?);
+            Ok(match id.zip(same) {
+                Some((id, same)) => known_key(DeliveryId(id), same),
+                None => numbered(sequence.zip(room)),
+            })
         })
         .collect()
 }

@@ -11,11 +11,12 @@ use uuid::Uuid;
 use super::super::Error;
 use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
-use super::{Answer, Intake, answer};
+use super::{Answer, Intake, known_key, numbered};
 
 pub(super) async fn accept(
     connection: &mut SqliteConnection,
     batch: &[Intake],
+    backlog_max: i64,
     now: Timestamp,
 ) -> Result<Vec<Answer>, Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
@@ -23,24 +24,29 @@ pub(super) async fn accept(
     let mut answers = Vec::with_capacity(batch.len());
     let mut fresh = Vec::with_capacity(batch.len());
     for intake in batch {
-        let known = known(&mut tx, intake).await?;
-        let next = match lanes.get(&intake.subscription_id) {
-            Some(next) => *next,
-            None => next_sequence(&mut tx, intake).await?,
-        };
-        let sequence = if known.is_none() { next } else { None };
-        if let Some(sequence) = sequence {
-            fresh.push((intake, sequence));
-            lanes.insert(intake.subscription_id, Some(sequence + 1));
-        } else {
-            lanes.insert(intake.subscription_id, next);
+        if let Some((id, same_bytes)) = known(&mut tx, intake).await? {
+            answers.push(known_key(id, same_bytes));
+            continue;
         }
-        answers.push(answer(sequence, known));
+        let lane = match lanes.get(&intake.subscription_id) {
+            Some(lane) => *lane,
+            None => lane(&mut tx, intake).await?,
+        };
+        let numbered = numbered(lane.map(|Lane { next, finished }| (next, next <= finished + backlog_max)));
+        let lane = match (lane, numbered) {
+            (Some(lane), Answer::Stored(sequence)) => {
+                fresh.push((intake, sequence.0));
+                Some(Lane { next: lane.next + 1, ..lane })
+            }
+            (lane, _) => lane,
+        };
+        lanes.insert(intake.subscription_id, lane);
+        answers.push(numbered);
     }
     insert_events(&mut tx, &fresh).await?;
     insert_deliveries(&mut tx, &fresh, now).await?;
-    for (id, next) in lanes {
-        if let Some(next) = next {
+    for (id, lane) in lanes {
+        if let Some(Lane { next, .. }) = lane {
             sqlx::query("UPDATE lanes SET next_sequence = $2 WHERE subscription_id = $1")
                 .bind(id.0)
                 .bind(next)
@@ -73,11 +79,21 @@ async fn known(
     Ok(found.map(|(id, same)| (DeliveryId(id), same)))
 }
 
-async fn next_sequence(connection: &mut SqliteConnection, intake: &Intake) -> Result<Option<i64>, Error> {
-    Ok(sqlx::query_scalar("SELECT next_sequence FROM lanes WHERE subscription_id = $1")
-        .bind(intake.subscription_id.0)
-        .fetch_optional(connection)
-        .await?)
+/// Where a lane stands.
+#[derive(Clone, Copy)]
+struct Lane {
+    next: i64,
+    /// At least so many of its deliveries are finished.
+    finished: i64,
+}
+
+async fn lane(connection: &mut SqliteConnection, intake: &Intake) -> Result<Option<Lane>, Error> {
+    let found: Option<(i64, i64)> =
+        sqlx::query_as("SELECT next_sequence, finished FROM lanes WHERE subscription_id = $1")
+            .bind(intake.subscription_id.0)
+            .fetch_optional(connection)
+            .await?;
+    Ok(found.map(|(next, finished)| Lane { next, finished }))
 }
 
 async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64)]) -> Result<(), Error> {
