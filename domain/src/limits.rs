@@ -50,6 +50,10 @@ pub const RETRY_DELAY_MAX: Duration = Duration::from_hours(24);
 /// Requests in flight that one subscription may ask for.
 pub const IN_FLIGHT_MAX: u32 = 1000;
 
+/// Requests in flight that one tenant may ask for: as many as a node may be set up for, since a
+/// limit above all there can be means nothing.
+pub const TENANT_IN_FLIGHT_MAX: u32 = 65_536;
+
 /// The most requests per second a rate limit may name; beyond it a limit means nothing.
 pub const RATE_MAX: f64 = 100_000.0;
 /// The least: one in a day.
@@ -78,3 +82,4 @@ pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_hours(24);
 
 const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
 const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);
+const _: () = assert!(IN_FLIGHT_MAX <= TENANT_IN_FLIGHT_MAX);

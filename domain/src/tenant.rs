@@ -1,9 +1,10 @@
-//! The customer on whose behalf subscriptions exist.
+//! The customer on whose behalf subscriptions exist, and how much of everything it may have.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::limits::TENANT_CHARS_MAX;
+use crate::subscription::RateLimit;
 
 /// A tenant's name: 1 to 64 of the characters `a-z A-Z 0-9 . _ -`, so that it can stand in a path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +47,20 @@ impl fmt::Display for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
+}
+
+/// What a tenant may use; where nothing is set, as much as there is. A tenant that nobody
+/// configured is the default: no limits, version 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TenantSettings {
+    /// Over all its deliveries.
+    pub rate_limit: Option<RateLimit>,
+    /// Requests in flight over all its subscriptions, from 1 to `TENANT_IN_FLIGHT_MAX`.
+    pub max_in_flight: Option<u32>,
+    /// Over the events it hands in.
+    pub ingest_limit: Option<RateLimit>,
+    /// Grows with every change, so that of two copies the newer is known.
+    pub version: i64,
 }
 
 #[cfg(test)]

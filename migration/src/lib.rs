@@ -9,6 +9,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 pub use sea_orm_migration::{Migration, MigratorTrait};
 
 mod m20261125_000001_deliveries;
+mod m20261125_000002_tenants;
 mod m20261125_000003_endpoint_and_backlog;
 
 /// Every step, in order.
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m20261125_000001_deliveries::Migration),
+            Box::new(m20261125_000002_tenants::Migration),
             Box::new(m20261125_000003_endpoint_and_backlog::Migration),
         ]
     }

@@ -11,6 +11,7 @@
 
 mod attempts;
 mod backlog;
+mod columns;
 mod connect;
 mod deliveries;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
@@ -25,6 +26,7 @@ pub mod retention;
 mod sqlite;
 mod stats;
 mod subscriptions;
+mod tenants;
 mod tx;
 
 use std::sync::Arc;

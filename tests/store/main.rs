@@ -12,6 +12,7 @@ mod migrations;
 mod plans;
 mod recording;
 mod removing;
+mod tenants;
 mod world;
 
 use support::on_both_databases;

@@ -1,12 +1,19 @@
 //! The schema goes up and down, and refuses what must not be.
 
 use posthorn::store::{Settings, Store};
+use posthorn_domain::tenant::{Tenant, TenantSettings};
 
 use crate::on_both_databases;
 use crate::support::{Backend, Database};
-use crate::world::{World, subscription};
+use crate::world::{NOW, World, subscription};
 
-on_both_databases![up_down_and_up_again, a_second_process_is_refused, subscriptions_come_back_as_they_were];
+on_both_databases![
+    up_down_and_up_again,
+    a_newer_step_keeps_what_is_stored,
+    a_step_that_was_not_noted_runs_again,
+    a_second_process_is_refused,
+    subscriptions_come_back_as_they_were,
+];
 
 async fn up_down_and_up_again(backend: Backend) {
     let database = Database::create(backend).await;
@@ -25,6 +32,32 @@ async fn up_down_and_up_again(backend: Backend) {
     assert!(applied().await.iter().all(|applied| !applied));
     store.migrate_up().await.unwrap();
     store.insert_subscription(&subscription()).await.unwrap();
+}
+
+/// Back to the first release's schema and forth again: what it knew of is there, the rest is gone.
+async fn a_newer_step_keeps_what_is_stored(backend: Backend) {
+    let world = World::new(backend).await;
+    let stored = subscription();
+    world.store.insert_subscription(&stored).await.unwrap();
+    world.store.update_tenant(Tenant::default(), NOW, |_| ()).await.unwrap();
+    let steps = u32::try_from(world.store.migrations().await.unwrap().len()).unwrap();
+    world.store.migrate_down(steps - 1).await.unwrap();
+    world.store.migrate_up().await.unwrap();
+    assert_eq!(world.database.number("SELECT count(*) FROM tenants").await, 0);
+    let view = world.store.subscription_view(stored.id).await.unwrap().unwrap();
+    assert_eq!(view.subscription, stored);
+}
+
+/// The process died after its last step and before the note that it is done.
+async fn a_step_that_was_not_noted_runs_again(backend: Backend) {
+    let world = World::new(backend).await;
+    let change = |settings: &mut TenantSettings| settings.max_in_flight = Some(3);
+    let stored = world.store.update_tenant(Tenant::default(), NOW, change).await.unwrap();
+    let forget = "DELETE FROM seaql_migrations WHERE version = (SELECT max(version) FROM seaql_migrations)";
+    world.database.execute(forget).await;
+    assert!(world.store.migrations().await.unwrap().iter().any(|(_, applied)| !applied));
+    world.store.migrate_up().await.unwrap();
+    assert_eq!(world.store.tenant_settings(&Tenant::default()).await.unwrap(), stored);
 }
 
 async fn a_second_process_is_refused(backend: Backend) {

@@ -85,7 +85,7 @@ impl Database {
     pub(crate) async fn numbers(&self, sql: &str) -> Vec<i64> {
         let rows = match &self.place {
             Place::File(path) => {
-                let mut connection = open_file(path).await;
+                let mut connection = open_file(path, Access::Read).await;
                 sqlx::query_scalar(sql).fetch_all(&mut connection).await
             }
             Place::Server { url, .. } => {
@@ -99,10 +99,22 @@ impl Database {
     /// Every row as an id and whole numbers: `SELECT id, a, b, c …`, numbers cast to `BIGINT`.
     pub(crate) async fn rows(&self, sql: &str) -> Vec<(uuid::Uuid, i64, i64, i64)> {
         let rows = match &self.place {
-            Place::File(path) => sqlx::query_as(sql).fetch_all(&mut open_file(path).await).await,
+            Place::File(path) => {
+                sqlx::query_as(sql).fetch_all(&mut open_file(path, Access::Read).await).await
+            }
             Place::Server { url, .. } => sqlx::query_as(sql).fetch_all(&mut connect(url).await).await,
         };
         rows.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Changes what is stored behind the program's back.
+    #[allow(dead_code, reason = "only the store's suite needs it")]
+    pub(crate) async fn execute(&self, sql: &str) {
+        let done = match &self.place {
+            Place::File(path) => open_file(path, Access::Write).await.execute(sql).await.map(drop),
+            Place::Server { url, .. } => connect(url).await.execute(sql).await.map(drop),
+        };
+        done.unwrap_or_else(|error| panic!("{sql}: {error}"));
     }
 
     /// Fails where the query, which looks for what must not be, finds anything.
@@ -143,10 +155,16 @@ async fn connect(url: &url::Url) -> PgConnection {
     PgConnection::connect(url.as_str()).await.expect("a connection to the test's database")
 }
 
-async fn open_file(path: &Path) -> SqliteConnection {
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+async fn open_file(path: &Path, access: Access) -> SqliteConnection {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        .read_only(true)
+        .read_only(access == Access::Read)
         .busy_timeout(Duration::from_secs(10))
         .disable_statement_logging();
     SqliteConnection::connect_with(&options).await.expect("the test's database file")

@@ -1,19 +1,22 @@
 //! Between the rows of `subscriptions` and `lane_health` and the domain's types.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::signature::{SecretKey, SigningSecret};
 use posthorn_domain::subscription::{
-    OnExhausted, Ordering, RateLimit, RetryOverrides, SigningSecrets, StatusReason, Subscription,
-    SubscriptionConfig, SubscriptionStatus,
+    OnExhausted, Ordering, RetryOverrides, SigningSecrets, StatusReason, Subscription, SubscriptionConfig,
+    SubscriptionStatus,
 };
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::time::Timestamp;
 
 use super::super::Error;
+use super::super::columns::{
+    column_to_count, column_to_duration, columns_to_rate_limit, count_to_column, duration_to_column,
+    rate_limit_to_columns,
+};
 use super::super::entity::{lane_health, subscriptions};
 use super::{CircuitState, LaneHealth};
 
@@ -21,6 +24,7 @@ pub(super) fn from_subscription(subscription: &Subscription) -> Result<subscript
     let config = &subscription.config;
     let headers: BTreeMap<&str, &str> = config.headers.iter().collect();
     let previous = subscription.signing.previous.as_ref();
+    let (requests_per_second, burst) = rate_limit_to_columns(config.rate_limit);
     Ok(subscriptions::Model {
         id: subscription.id.0,
         tenant: subscription.tenant.to_string(),
@@ -29,8 +33,8 @@ pub(super) fn from_subscription(subscription: &Subscription) -> Result<subscript
         headers: serde_json::to_string(&headers).map_err(|error| Error::Refused(error.to_string()))?,
         ordering: config.ordering.code(),
         max_in_flight: config.max_in_flight.map(count_to_column),
-        requests_per_second: config.rate_limit.map(|limit| limit.requests_per_second),
-        burst: config.rate_limit.map(|limit| count_to_column(limit.burst)),
+        requests_per_second,
+        burst,
         max_retries: config.retry.max_retries.map(count_to_column),
         retry_delay_ms: config.retry.delay.map(duration_to_column),
         retry_delay_max_ms: config.retry.delay_max.map(duration_to_column),
@@ -54,10 +58,6 @@ pub(super) fn to_subscription(row: subscriptions::Model) -> Result<Subscription,
     let bad = |what: &'static str| move || Error::corrupt(what, row.id);
     let headers: BTreeMap<String, String> =
         serde_json::from_str(&row.headers).map_err(|_| Error::corrupt("headers", row.id))?;
-    let rate_limit = row
-        .requests_per_second
-        .zip(row.burst)
-        .map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst: column_to_count(burst) });
     let signing =
         |text: &str| SigningSecret::parse(text).map_err(|_| Error::corrupt("signing secret", row.id));
     let previous = row.previous_signing_secret.as_deref().zip(row.previous_signing_until_ms);
@@ -67,7 +67,7 @@ pub(super) fn to_subscription(row: subscriptions::Model) -> Result<Subscription,
         headers: StaticHeaders::parse(headers).map_err(|_| Error::corrupt("headers", row.id))?,
         ordering: Ordering::from_code(row.ordering).ok_or_else(bad("ordering"))?,
         max_in_flight: row.max_in_flight.map(column_to_count),
-        rate_limit,
+        rate_limit: columns_to_rate_limit(row.requests_per_second, row.burst),
         retry: RetryOverrides {
             max_retries: row.max_retries.map(column_to_count),
             delay: row.retry_delay_ms.map(column_to_duration),
@@ -116,22 +116,6 @@ pub(super) fn to_health(row: Option<lane_health::Model>) -> Result<LaneHealth, E
         probe_at: row.probe_at_ms.map(Timestamp::from_millis),
         failing_since: row.failing_since_ms.map(Timestamp::from_millis),
     })
-}
-
-fn count_to_column(count: u32) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
-}
-
-fn column_to_count(column: i32) -> u32 {
-    u32::try_from(column).unwrap_or(0)
-}
-
-fn duration_to_column(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-fn column_to_duration(column: i64) -> Duration {
-    Duration::from_millis(u64::try_from(column).unwrap_or(0))
 }
 
 /// A circuit as its column holds it.

@@ -1,0 +1,77 @@
+//! Tenants: reading and changing what each may use.
+//!
+//! A tenant that nobody configured has no row and reads as the default.
+
+use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_domain::time::Timestamp;
+use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _};
+
+use super::columns::{column_to_count, columns_to_rate_limit, count_to_column, rate_limit_to_columns};
+use super::entity::tenants;
+use super::{Error, Store, tx};
+
+impl Store {
+    /// What a tenant may use, by primary key.
+    pub async fn tenant_settings(&self, tenant: &Tenant) -> Result<TenantSettings, Error> {
+        let row = tenants::Entity::find_by_id(tenant.as_str()).one(&self.orm).await?;
+        Ok(row.map(|row| to_settings(&row)).unwrap_or_default())
+    }
+
+    /// Applies `change` to what a tenant may use, and raises the version, whatever the closure does
+    /// to it.
+    pub async fn update_tenant(
+        &self,
+        tenant: Tenant,
+        now: Timestamp,
+        change: impl FnOnce(&mut TenantSettings) + Send + 'static,
+    ) -> Result<TenantSettings, Error> {
+        tx::run(self, move |tx| {
+            Box::pin(async move {
+                // A row to lock: of simultaneous first changes, one writes it and the others wait.
+                tx::execute(
+                    tx,
+                    "INSERT INTO tenants (name, version, updated_at_ms) VALUES ($1, 0, $2) \
+                     ON CONFLICT (name) DO NOTHING",
+                    [tenant.as_str().into(), now.as_millis().into()],
+                )
+                .await?;
+                let find = tenants::Entity::find_by_id(tenant.as_str());
+                let row = tx::locking(tx, find).one(tx).await?;
+                // Rows of this table are never removed.
+                let row = row.ok_or_else(|| Error::corrupt("tenant", &tenant))?;
+                let before = to_settings(&row);
+                let mut after = before;
+                change(&mut after);
+                after.version = before.version.saturating_add(1);
+                let updated_at = now.max(Timestamp::from_millis(row.updated_at_ms));
+                from_settings(&tenant, &after, updated_at).into_active_model().reset_all().update(tx).await?;
+                Ok(after)
+            })
+        })
+        .await
+    }
+}
+
+fn from_settings(tenant: &Tenant, settings: &TenantSettings, updated_at: Timestamp) -> tenants::Model {
+    let (requests_per_second, burst) = rate_limit_to_columns(settings.rate_limit);
+    let (ingest_per_second, ingest_burst) = rate_limit_to_columns(settings.ingest_limit);
+    tenants::Model {
+        name: tenant.to_string(),
+        requests_per_second,
+        burst,
+        max_in_flight: settings.max_in_flight.map(count_to_column),
+        ingest_per_second,
+        ingest_burst,
+        version: settings.version,
+        updated_at_ms: updated_at.as_millis(),
+    }
+}
+
+fn to_settings(row: &tenants::Model) -> TenantSettings {
+    TenantSettings {
+        rate_limit: columns_to_rate_limit(row.requests_per_second, row.burst),
+        max_in_flight: row.max_in_flight.map(column_to_count),
+        ingest_limit: columns_to_rate_limit(row.ingest_per_second, row.ingest_burst),
+        version: row.version,
+    }
+}
