@@ -24,6 +24,7 @@ mod dispatcher;
 mod ingest_writer;
 mod janitor;
 mod outcome_writer;
+mod pace;
 mod root;
 mod subscription;
 #[cfg(test)]

@@ -1,13 +1,8 @@
 //! What a lane asks before each start: a place in flight on this node, and its own pace.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use governor::clock::{Clock as _, MonotonicClock};
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
 use posthorn_domain::lane::{Gate, Hold};
 use posthorn_domain::subscription::RateLimit;
 use ractor::ActorRef;
@@ -15,9 +10,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::super::Parts;
 use super::super::admission::Place;
+use super::super::pace::Pace;
 use super::LaneMsg;
-
-type Limiter = RateLimiter<NotKeyed, InMemoryState, MonotonicClock, NoOpMiddleware<Instant>>;
 
 /// The gate of one lane.
 pub(super) struct ShellGate {
@@ -27,22 +21,17 @@ pub(super) struct ShellGate {
     place: Option<Place>,
     /// Waiting for a place; one at a time.
     queueing: Option<AbortOnDropHandle<()>>,
-    rate: Option<(RateLimit, Limiter)>,
-    last_start: Option<Instant>,
+    rate: Pace,
 }
 
 impl ShellGate {
     pub(super) fn new(parts: Arc<Parts>, lane: ActorRef<LaneMsg>, rate: Option<RateLimit>) -> Self {
-        let mut gate = Self { parts, lane, place: None, queueing: None, rate: None, last_start: None };
-        gate.set_rate(rate);
-        gate
+        Self { parts, lane, place: None, queueing: None, rate: Pace::new(rate) }
     }
 
     /// Another pace from now on; the same one goes on where it is.
     pub(super) fn set_rate(&mut self, rate: Option<RateLimit>) {
-        if self.rate.as_ref().map(|(rate, _)| *rate) != rate {
-            self.rate = rate.map(|rate| (rate, limiter(rate)));
-        }
+        self.rate.set(rate);
     }
 
     /// Takes in the place that was waited for.
@@ -63,9 +52,7 @@ impl ShellGate {
 
     /// Whether a new limiter would allow no more than this one: then it can be forgotten.
     pub(super) fn is_replenished(&self, now: Instant) -> bool {
-        let (Some((rate, _)), Some(last)) = (&self.rate, self.last_start) else { return true };
-        let refill = Duration::try_from_secs_f64(f64::from(rate.burst) / rate.requests_per_second);
-        refill.is_ok_and(|refill| now.saturating_duration_since(last) >= refill)
+        self.rate.is_replenished(now)
     }
 }
 
@@ -85,24 +72,9 @@ impl Gate for ShellGate {
             }
             return Err(Hold::Capacity);
         }
-        if let Some((_, limiter)) = &self.rate
-            && let Err(not_until) = limiter.check()
-        {
+        self.rate.take(now).map_err(|next| {
             self.place = None;
-            return Err(Hold::Rate(now + not_until.wait_time_from(MonotonicClock.now())));
-        }
-        self.last_start = Some(now);
-        Ok(())
+            Hold::Rate(next)
+        })
     }
-}
-
-/// The generic cell rate algorithm (ITU-T I.371) as governor has it.
-fn limiter(rate: RateLimit) -> Limiter {
-    // The bounds of a rate limit keep the period between 10 µs and a day.
-    let period = Duration::try_from_secs_f64(1.0 / rate.requests_per_second)
-        .unwrap_or(Duration::from_hours(24))
-        .max(Duration::from_nanos(1));
-    let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
-    let quota = Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst);
-    RateLimiter::direct_with_clock(quota, MonotonicClock)
 }
