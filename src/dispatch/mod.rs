@@ -27,6 +27,7 @@ mod outcome_writer;
 mod pace;
 mod root;
 mod subscription;
+mod tenants;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -50,6 +51,7 @@ use backlogs::Backlogs;
 use dispatcher::DispatcherLink;
 use ingest_writer::IngestQueue;
 use outcome_writer::OutcomeQueue;
+use tenants::Tenants;
 
 /// How dispatch is set up.
 #[derive(Clone, Copy, Debug)]
@@ -75,6 +77,7 @@ struct Parts {
     settings: Settings,
     store: Store,
     caches: Caches,
+    tenants: Tenants,
     sender: Sender,
     clock: Clock,
     admission: Admission,
@@ -90,6 +93,7 @@ impl Parts {
         Arc::new(Self {
             settings,
             backlogs: Backlogs::new(store.clone()),
+            tenants: Tenants::new(store.clone()),
             store,
             caches,
             sender,
