@@ -11,6 +11,7 @@ use posthorn_domain::id::{DeliveryId, EventId, Sequence};
 use posthorn_domain::lane::{
     Action, Event, Gate, Health, Hold, Lane, Outset, Policy, Queued, Ticket, Verdict,
 };
+use posthorn_domain::places::Claim;
 use posthorn_domain::retry::{Jitter, RetryPolicy};
 use posthorn_domain::subscription::{OnExhausted, Ordering};
 use uuid::Uuid;
@@ -23,7 +24,7 @@ const KEYS: i64 = 100;
 struct Open;
 
 impl Gate for Open {
-    fn admit(&mut self, _: Instant) -> Result<(), Hold> {
+    fn admit(&mut self, _: Claim, _: Instant) -> Result<(), Hold> {
         Ok(())
     }
 }

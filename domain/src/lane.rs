@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use crate::circuit::Circuit;
 use crate::delivery::AttemptOutcome;
 use crate::id::Sequence;
+use crate::places::Claim;
 use crate::retry::Jitter;
 use crate::subscription::{OnExhausted, Ordering, StatusReason};
 
@@ -168,7 +169,7 @@ impl Lane {
         if self.is_full() {
             return None;
         }
-        if let Err(hold) = gate.admit(now) {
+        if let Err(hold) = gate.admit(self.claim(), now) {
             self.hold = Some(hold);
             return None;
         }
@@ -178,6 +179,17 @@ impl Lane {
         let (ticket, attempt) = self.window.start(sequence, Flight { probe, stale: false })?;
         self.check();
         Some(Action::Start { ticket, attempt })
+    }
+
+    /// What the next place in flight is for.
+    fn claim(&self) -> Claim {
+        if self.health.circuit.failures() > 0 {
+            Claim::Doubtful
+        } else if self.window.in_flight() > 0 {
+            Claim::Further
+        } else {
+            Claim::First
+        }
     }
 
     fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {

@@ -18,6 +18,7 @@
 //! ([`Places::next_wakeup`]). So whoever asks anew overtakes no one.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::tenant::Tenant;
@@ -80,11 +81,23 @@ pub trait TenantLimits {
     fn take_turn(&self, now: Instant) -> Result<(), Instant>;
 }
 
+impl<T: TenantLimits> TenantLimits for Arc<T> {
+    fn in_flight_max(&self) -> Option<u32> {
+        T::in_flight_max(self)
+    }
+
+    fn take_turn(&self, now: Instant) -> Result<(), Instant> {
+        T::take_turn(self, now)
+    }
+}
+
 /// A place that was given to one who waited.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant<W> {
+pub struct Grant<L, W> {
     /// Whose it is.
     pub tenant: Tenant,
+    /// That tenant's limits.
+    pub limits: L,
     /// What for.
     pub claim: Claim,
     /// Who waited.
@@ -217,17 +230,18 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
     }
 
     /// Gives the next place away; to be asked until it says `None`.
-    pub fn grant(&mut self, now: Instant) -> Option<Grant<W>> {
+    pub fn grant(&mut self, now: Instant) -> Option<Grant<L, W>> {
         self.wake(now);
         loop {
             let (claim, tenant) = self.next()?;
-            let waiter = self.with(&tenant, |holder, grant| {
+            let granted = self.with(&tenant, |holder, grant| {
                 let held = holder.hold(claim, grant, now);
-                if held { holder.waiting.of_mut(claim).pop_front() } else { None }
+                let waiter = if held { holder.waiting.of_mut(claim).pop_front() } else { None };
+                waiter.map(|waiter| (holder.limits.clone(), waiter))
             });
-            if let Some(waiter) = waiter.flatten() {
+            if let Some((limits, waiter)) = granted.flatten() {
                 self.count(claim);
-                return Some(Grant { tenant, claim, waiter });
+                return Some(Grant { tenant, limits, claim, waiter });
             }
         }
     }

@@ -1,54 +1,184 @@
-//! Places in flight on this node.
+//! Places in flight on this node: who has one, who waits for one.
 //!
 //! A place is taken before a request starts, travels with it, and is given back when its outcome
 //! is committed. So it bounds requests, their outcomes on the way to the store, and all messages
-//! about them.
+//! about them. Who is next is decided by [`Places`].
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use posthorn_domain::places::{Claim, Places, TenantLimits};
+use posthorn_domain::tenant::Tenant;
+use ractor::{ActorRef, MessagingErr};
+use tokio::sync::Notify;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::subscription::LaneMsg;
+use super::tenants::TenantState;
+
+impl TenantLimits for TenantState {
+    fn in_flight_max(&self) -> Option<u32> {
+        self.settings().max_in_flight
+    }
+
+    fn take_turn(&self, now: Instant) -> Result<(), Instant> {
+        self.rate.take(now)
+    }
+}
 
 /// A place in flight; given back when dropped.
-#[derive(Debug)]
-pub(super) struct Place(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+pub(super) struct Place {
+    tenant: Arc<TenantState>,
+    claim: Claim,
+    admission: Arc<Admission>,
+    /// It was given back already.
+    returned: bool,
+}
 
-/// Gives out places, first come first served.
-#[derive(Debug)]
+/// Gives out places, one lane at a time.
 pub(super) struct Admission {
-    places: Arc<Semaphore>,
-    size: u32,
-    closed: AtomicBool,
+    state: Mutex<State>,
+    /// Told when the last place came back after closing.
+    drained: Notify,
+}
+
+struct State {
+    places: Places<Arc<TenantState>, ActorRef<LaneMsg>>,
+    closed: bool,
+    /// Looks again when a tenant's rate has recovered.
+    alarm: Option<(Instant, AbortOnDropHandle<()>)>,
 }
 
 impl Admission {
-    pub(super) fn new(size: u32) -> Self {
-        let places = usize::try_from(size).unwrap_or(Semaphore::MAX_PERMITS).min(Semaphore::MAX_PERMITS);
-        Self { places: Arc::new(Semaphore::new(places)), size, closed: AtomicBool::new(false) }
+    pub(super) fn new(size: u32) -> Arc<Self> {
+        let state = State { places: Places::new(size), closed: false, alarm: None };
+        Arc::new(Self { state: Mutex::new(state), drained: Notify::new() })
     }
 
-    /// A place, if one is free now.
-    pub(super) fn try_take(&self) -> Option<Place> {
-        if self.closed.load(Ordering::Acquire) {
+    /// A place, if one is to be had now; else `lane` gets one as [`LaneMsg::Place`] when it is its
+    /// turn, once for each time it asked.
+    pub(super) fn ask(
+        self: &Arc<Self>,
+        tenant: &Arc<TenantState>,
+        claim: Claim,
+        lane: &ActorRef<LaneMsg>,
+    ) -> Option<Place> {
+        let mut state = self.state();
+        if state.closed {
             return None;
         }
-        Arc::clone(&self.places).try_acquire_owned().ok().map(Place)
+        if state.places.take(tenant.name(), tenant, claim, Instant::now()) {
+            return Some(self.place(tenant, claim));
+        }
+        state.places.wait(tenant.name(), tenant, claim, lane.clone());
+        drop(state);
+        // It may have recovered its rate since, and its rest has to be known.
+        self.hand_out();
+        None
     }
 
-    /// Waits for a place; none once closed.
-    pub(super) async fn take(&self) -> Option<Place> {
-        let permit = Arc::clone(&self.places).acquire_owned().await.ok()?;
-        (!self.closed.load(Ordering::Acquire)).then_some(Place(permit))
+    /// A tenant's limits were changed.
+    pub(super) fn changed(self: &Arc<Self>, tenant: &Tenant) {
+        self.state().places.changed(tenant);
+        self.hand_out();
+    }
+
+    /// Until when a tenant waits for its rate, where it does.
+    pub(super) fn rests_until(&self, tenant: &Tenant) -> Option<Instant> {
+        self.state().places.rests_until(tenant)
     }
 
     /// Gives out no more places.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
+        let mut state = self.state();
+        state.closed = true;
+        state.alarm = None;
     }
 
-    /// Waits until every place is given back; false where that takes longer than `patience`.
+    /// Once closed, waits until every place is given back; false where that takes longer than
+    /// `patience`.
     pub(super) async fn drained(&self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.places.acquire_many(self.size)).await.is_ok()
+        let drained = async {
+            loop {
+                // Before the look, so that nothing is missed between the two.
+                let told = self.drained.notified();
+                if self.state().places.held() == 0 {
+                    return;
+                }
+                told.await;
+            }
+        };
+        tokio::time::timeout(patience, drained).await.is_ok()
+    }
+
+    /// Gives what is free to those that wait for it.
+    fn hand_out(self: &Arc<Self>) {
+        while let Some((place, lane)) = self.next() {
+            // A lane that died or left does not need it.
+            if let Err(MessagingErr::SendErr(LaneMsg::Place(mut place))) = lane.cast(LaneMsg::Place(place)) {
+                // Not by dropping it, which would hand out inside of handing out.
+                place.give_back();
+            }
+        }
+    }
+
+    fn next(self: &Arc<Self>) -> Option<(Place, ActorRef<LaneMsg>)> {
+        let mut state = self.state();
+        if state.closed {
+            return None;
+        }
+        let now = Instant::now();
+        let Some(grant) = state.places.grant(now) else {
+            self.set_alarm(&mut state, now);
+            return None;
+        };
+        Some((self.place(&grant.limits, grant.claim), grant.waiter))
+    }
+
+    fn set_alarm(self: &Arc<Self>, state: &mut State, now: Instant) {
+        let Some(at) = state.places.next_wakeup() else {
+            state.alarm = None;
+            return;
+        };
+        if state.alarm.as_ref().is_some_and(|(set, _)| *set == at && at > now) {
+            return;
+        }
+        let admission = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            tokio::time::sleep_until(at.into()).await;
+            admission.hand_out();
+        });
+        state.alarm = Some((at, AbortOnDropHandle::new(task)));
+    }
+
+    fn place(self: &Arc<Self>, tenant: &Arc<TenantState>, claim: Claim) -> Place {
+        Place { tenant: Arc::clone(tenant), claim, admission: Arc::clone(self), returned: false }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Places are counted in a few steps, none of which panics.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn give_back(&mut self) {
+        if std::mem::replace(&mut self.returned, true) {
+            return;
+        }
+        let mut state = self.admission.state();
+        state.places.give_back(self.tenant.name(), self.claim);
+        if state.closed && state.places.held() == 0 {
+            self.admission.drained.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.returned {
+            self.give_back();
+            self.admission.hand_out();
+        }
     }
 }

@@ -80,7 +80,7 @@ struct Parts {
     tenants: Tenants,
     sender: Sender,
     clock: Clock,
-    admission: Admission,
+    admission: Arc<Admission>,
     backlogs: Backlogs,
     ingest: IngestQueue,
     outcomes: OutcomeQueue,

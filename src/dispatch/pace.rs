@@ -54,7 +54,6 @@ impl Pace {
     }
 
     /// Says the same as [`take`](Self::take) would, and takes nothing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for a gate that asks before it takes"))]
     pub(super) fn peek(&self, now: Instant) -> Result<(), Instant> {
         match &self.state().limiter {
             Some(limiter) => turn(limiter, Ask::Peek, now),

@@ -28,6 +28,7 @@ use super::admission::Place;
 use super::attempt::Attempted;
 use super::dispatcher::DispatcherMsg;
 use super::outcome_writer::{Ended, Item};
+use super::tenants::TenantState;
 use super::{Parts, attempt};
 use crate::store::lanes::Waiting;
 
@@ -38,7 +39,7 @@ const LINGER: Duration = Duration::from_secs(2);
 /// What a subscription's actor is told.
 pub(super) enum LaneMsg {
     /// The subscription as stored; none where it is gone.
-    Opened(Option<Box<(Arc<Subscription>, Outset)>>),
+    Opened(Option<Box<Opened>>),
     /// A delivery was accepted.
     Accepted(Queued),
     /// The page asked for.
@@ -63,6 +64,13 @@ pub(super) enum LaneMsg {
     Explain(Vec<Sequence>, oneshot::Sender<Vec<Option<Held>>>),
     #[cfg(test)]
     Panic,
+}
+
+/// What an actor's lane starts from.
+pub(super) struct Opened {
+    subscription: Arc<Subscription>,
+    outset: Outset,
+    tenant: Arc<TenantState>,
 }
 
 /// A committed change of a subscription.
@@ -178,17 +186,23 @@ impl State {
         }
     }
 
-    fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<(Arc<Subscription>, Outset)>>) {
+    fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<Opened>>) {
         self.reading = None;
         self.parts.dispatcher.tell(DispatcherMsg::Opened(self.id));
-        let Some((subscription, outset)) = found.map(|found| *found).filter(|_| !self.deleted) else {
+        let found = found.map(|found| *found).filter(|_| !self.deleted);
+        let Some(Opened { subscription, outset, tenant }) = found else {
             // There is nothing to do, ever.
             self.offer_to_leave(myself, None, false);
             return;
         };
         self.shell = Some(Shell {
             lane: Lane::new(&outset, Instant::now()),
-            gate: ShellGate::new(Arc::clone(&self.parts), myself.clone(), subscription.config.rate_limit),
+            gate: ShellGate::new(
+                Arc::clone(&self.parts),
+                myself.clone(),
+                tenant,
+                subscription.config.rate_limit,
+            ),
             subscription,
             flights: HashMap::new(),
             timer: None,
@@ -305,7 +319,7 @@ impl Shell {
                 Some(Event::Tick)
             }
             LaneMsg::Explain(sequences, reply) => {
-                let held = sequences.into_iter().map(|sequence| self.lane.held(sequence)).collect();
+                let held = sequences.into_iter().map(|sequence| self.held(sequence)).collect();
                 // Whoever asked may have left.
                 let _ = reply.send(held);
                 None
@@ -313,6 +327,13 @@ impl Shell {
             LaneMsg::Opened(_) | LaneMsg::Deleted => None,
             #[cfg(test)]
             LaneMsg::Panic => None,
+        }
+    }
+
+    fn held(&self, sequence: Sequence) -> Option<Held> {
+        match self.lane.held(sequence)? {
+            Held::Gate(hold) => Some(Held::Gate(self.gate.explain(hold))),
+            Held::InFlight => Some(Held::InFlight),
         }
     }
 

@@ -43,6 +43,7 @@ struct Entry {
 /// One tenant in use. Whoever keeps it keeps it current.
 #[derive(Debug)]
 pub(super) struct TenantState {
+    name: Tenant,
     settings: Mutex<TenantSettings>,
     /// Over the tenant's deliveries.
     pub(super) rate: Pace,
@@ -57,7 +58,6 @@ impl Tenants {
     }
 
     /// A tenant, from the store where it is not in use yet.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for ingest and admission, which do not ask yet"))]
     pub(super) async fn get(&self, tenant: &Tenant) -> Result<Arc<TenantState>, Error> {
         let (state, loaded) = self.known().entry(tenant, Instant::now());
         if !loaded {
@@ -97,7 +97,7 @@ impl Known {
         if self.tenants.len() >= self.sweep_beyond {
             self.sweep(now);
         }
-        let state = Arc::new(TenantState::new());
+        let state = Arc::new(TenantState::new(tenant.clone()));
         self.tenants.insert(tenant.clone(), Entry { state: Arc::clone(&state), loaded: false });
         (state, false)
     }
@@ -112,12 +112,16 @@ impl Known {
 }
 
 impl TenantState {
-    fn new() -> Self {
-        Self { settings: Mutex::default(), rate: Pace::new(None), ingest: Pace::new(None) }
+    fn new(name: Tenant) -> Self {
+        Self { name, settings: Mutex::default(), rate: Pace::new(None), ingest: Pace::new(None) }
+    }
+
+    /// Who it is.
+    pub(super) const fn name(&self) -> &Tenant {
+        &self.name
     }
 
     /// What it may use now.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for admission, which does not ask yet"))]
     pub(super) fn settings(&self) -> TenantSettings {
         *self.lock()
     }
@@ -157,7 +161,10 @@ impl Control {
             let now = parts.clock.now();
             let updated = parts.store.update_tenant(tenant.clone(), now, change).await;
             match &updated {
-                Ok(settings) => parts.tenants.apply(&tenant, *settings),
+                Ok(settings) => {
+                    parts.tenants.apply(&tenant, *settings);
+                    parts.admission.changed(&tenant);
+                }
                 Err(_) => parts.tenants.doubt(&tenant),
             }
             updated

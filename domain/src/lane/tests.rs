@@ -55,7 +55,7 @@ struct Valve {
 }
 
 impl Gate for Valve {
-    fn admit(&mut self, _: Instant) -> Result<(), Hold> {
+    fn admit(&mut self, _: Claim, _: Instant) -> Result<(), Hold> {
         self.admitted += usize::from(self.hold.is_none());
         self.hold.map_or(Ok(()), Err)
     }

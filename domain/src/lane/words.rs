@@ -7,6 +7,7 @@ use crate::circuit::{Circuit, CircuitPolicy};
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
 use crate::limits::{LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
+use crate::places::Claim;
 use crate::retry::{Jitter, RetryPolicy};
 use crate::subscription::{Defaults, OnExhausted, Ordering, StatusReason, SubscriptionConfig};
 
@@ -232,8 +233,8 @@ pub enum Hold {
 
 /// Asked before each start; a yes is used at once.
 pub trait Gate {
-    /// Takes a place in flight and a turn at the pace allowed, both or neither.
-    fn admit(&mut self, now: Instant) -> Result<(), Hold>;
+    /// Takes a place in flight for such a claim and a turn at the pace allowed, both or neither.
+    fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold>;
 }
 
 /// Why a delivery of the window is not being sent, as far as only its lane knows.

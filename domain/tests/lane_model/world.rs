@@ -8,6 +8,7 @@ use posthorn_domain::id::Sequence;
 use posthorn_domain::lane::{
     Action, Change, Event, Gate, Hold, Lane, Load, Policy, Queued, Record, Sizes, Verdict,
 };
+use posthorn_domain::places::Claim;
 use posthorn_domain::retry::Jitter;
 use posthorn_domain::subscription::SubscriptionStatus;
 
@@ -31,7 +32,7 @@ struct Valve {
 }
 
 impl Gate for Valve {
-    fn admit(&mut self, now: Instant) -> Result<(), Hold> {
+    fn admit(&mut self, _: Claim, now: Instant) -> Result<(), Hold> {
         match self.hold {
             Some(Hold::Rate(until)) if until <= now => {}
             Some(hold) => return Err(hold),

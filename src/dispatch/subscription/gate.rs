@@ -1,32 +1,39 @@
-//! What a lane asks before each start: a place in flight on this node, and its own pace.
+//! What a lane asks before each start: its own pace, and a place in flight on this node.
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use posthorn_domain::lane::{Gate, Hold};
+use posthorn_domain::places::Claim;
 use posthorn_domain::subscription::RateLimit;
 use ractor::ActorRef;
-use tokio_util::task::AbortOnDropHandle;
 
 use super::super::Parts;
 use super::super::admission::Place;
 use super::super::pace::Pace;
+use super::super::tenants::TenantState;
 use super::LaneMsg;
 
 /// The gate of one lane.
 pub(super) struct ShellGate {
     parts: Arc<Parts>,
     lane: ActorRef<LaneMsg>,
+    tenant: Arc<TenantState>,
     /// Taken, and not yet used by a request.
     place: Option<Place>,
     /// Waiting for a place; one at a time.
-    queueing: Option<AbortOnDropHandle<()>>,
+    waiting: bool,
     rate: Pace,
 }
 
 impl ShellGate {
-    pub(super) fn new(parts: Arc<Parts>, lane: ActorRef<LaneMsg>, rate: Option<RateLimit>) -> Self {
-        Self { parts, lane, place: None, queueing: None, rate: Pace::new(rate) }
+    pub(super) fn new(
+        parts: Arc<Parts>,
+        lane: ActorRef<LaneMsg>,
+        tenant: Arc<TenantState>,
+        rate: Option<RateLimit>,
+    ) -> Self {
+        Self { parts, lane, tenant, place: None, waiting: false, rate: Pace::new(rate) }
     }
 
     /// Another pace from now on; the same one goes on where it is.
@@ -36,7 +43,7 @@ impl ShellGate {
 
     /// Takes in the place that was waited for.
     pub(super) fn keep(&mut self, place: Place) {
-        self.queueing = None;
+        self.waiting = false;
         self.place = Some(place);
     }
 
@@ -50,6 +57,16 @@ impl ShellGate {
         self.place = None;
     }
 
+    /// What a hold comes down to: a lane that waits for a place may wait for its tenant's rate.
+    pub(super) fn explain(&self, hold: Hold) -> Hold {
+        match hold {
+            Hold::Capacity => {
+                self.parts.admission.rests_until(self.tenant.name()).map_or(hold, Hold::TenantRate)
+            }
+            Hold::Rate(_) | Hold::TenantRate(_) => hold,
+        }
+    }
+
     /// Whether a new limiter would allow no more than this one: then it can be forgotten.
     pub(super) fn is_replenished(&self, now: Instant) -> bool {
         self.rate.is_replenished(now)
@@ -57,24 +74,16 @@ impl ShellGate {
 }
 
 impl Gate for ShellGate {
-    fn admit(&mut self, now: Instant) -> Result<(), Hold> {
-        if self.place.is_none() {
-            self.place = self.parts.admission.try_take();
+    fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold> {
+        // Looked at first, so that no place is taken from others in vain; nobody else takes a turn.
+        self.rate.peek(now).map_err(Hold::Rate)?;
+        if self.place.is_none() && !self.waiting {
+            self.place = self.parts.admission.ask(&self.tenant, claim, &self.lane);
+            self.waiting = self.place.is_none();
         }
         if self.place.is_none() {
-            if self.queueing.is_none() {
-                let (parts, lane) = (Arc::clone(&self.parts), self.lane.clone());
-                self.queueing = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                    if let Some(place) = parts.admission.take().await {
-                        let _ = lane.cast(LaneMsg::Place(place));
-                    }
-                })));
-            }
             return Err(Hold::Capacity);
         }
-        self.rate.take(now).map_err(|next| {
-            self.place = None;
-            Hold::Rate(next)
-        })
+        self.rate.take(now).map_err(Hold::Rate)
     }
 }

@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::super::Parts;
 use super::super::backoff::Backoff;
-use super::{Changed, LaneMsg};
+use super::{Changed, LaneMsg, Opened};
 use crate::store::lanes::{Scope, Waiting};
 use crate::store::{CircuitState, LaneHealth, LaneStart};
 
@@ -31,7 +31,8 @@ pub(super) async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<L
             // The copy that goes with the outset: a newer one is told as a change.
             let subscription = Arc::new(subscription);
             parts.caches.keep_subscription(Subscription::clone(&subscription)).await;
-            Some(Box::new((subscription, outset)))
+            let tenant = until_read(&parts, || parts.tenants.get(&subscription.tenant)).await;
+            Some(Box::new(Opened { subscription, outset, tenant }))
         }
         None => None,
     };
