@@ -129,6 +129,8 @@ impl Control {
             updated_at: now,
         };
         self.parts.store.insert_subscription(&subscription).await?;
+        // Its first events come soon, and maybe many at once.
+        self.parts.caches.keep_subscription(subscription.clone()).await;
         let circuit = CircuitView { state: CircuitState::Closed, consecutive_failures: 0, retry_at: None };
         Ok(SubscriptionView { subscription, circuit })
     }

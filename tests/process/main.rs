@@ -31,6 +31,7 @@ mod harness;
 mod idempotency;
 mod ingest;
 mod ingest_signature;
+mod isolation;
 mod lifecycle;
 mod ordering;
 mod pace;
