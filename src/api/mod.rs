@@ -7,14 +7,16 @@
 //!
 //! Handlers hold no state and decide nothing: they check what came in, ask
 //! [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the
-//! contract and the tables change for different reasons. Bodies are read by [`body`], small types
-//! stand in [`words`], pages and cursors in [`paging`].
+//! contract and the tables change for different reasons. Bodies are read by [`body`] and changes
+//! checked with [`change`], small types stand in [`words`] and [`rate_limit`], pages and cursors in
+//! [`paging`].
 //!
 //! poem-openapi writes the document from the handlers and their types; [`document`] makes of it what
 //! generators of clients understand.
 
 mod auth;
 mod body;
+mod change;
 mod deliveries;
 pub mod document;
 mod documents;
@@ -22,6 +24,7 @@ mod host;
 mod ingest;
 mod paging;
 mod problem;
+mod rate_limit;
 pub mod server;
 mod status;
 mod subscriptions;

@@ -7,17 +7,18 @@ use poem_openapi::types::MaybeUndefined;
 use posthorn_domain::address::{AddressGuard, ForbiddenAddress};
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::limits::{
-    BURST_MAX, DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RATE_MAX, RATE_MIN, RETRIES_MAX, RETRY_DELAY_MAX,
-    TIMEOUT_MAX, TIMEOUT_MIN,
+    DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 use posthorn_domain::signature::SecretKey;
 use posthorn_domain::subscription::{OnExhausted, Ordering, RateLimit, RetryOverrides, SubscriptionConfig};
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 
-use super::input::{self, Policies, RetrySettings, SubscriptionCreate, SubscriptionUpdate};
+use super::input::{Policies, RetrySettings, SubscriptionCreate, SubscriptionUpdate};
 use crate::api::body::push_segment;
+use crate::api::change::{field, set, set_or, within};
 use crate::api::problem::{Faults, Problem};
+use crate::api::rate_limit::check_rate_limit;
 
 /// A checked change: what is undefined stays, null clears.
 #[derive(Debug, Default)]
@@ -132,22 +133,6 @@ impl RetryChange {
     }
 }
 
-fn set<T>(field: &mut Option<T>, change: MaybeUndefined<T>) {
-    match change {
-        MaybeUndefined::Undefined => {}
-        MaybeUndefined::Null => *field = None,
-        MaybeUndefined::Value(value) => *field = Some(value),
-    }
-}
-
-fn set_or<T>(field: &mut T, change: MaybeUndefined<T>, cleared: T) {
-    match change {
-        MaybeUndefined::Undefined => {}
-        MaybeUndefined::Null => *field = cleared,
-        MaybeUndefined::Value(value) => *field = value,
-    }
-}
-
 fn target(text: &str, guard: &AddressGuard, faults: &mut Faults) -> Option<TargetUrl> {
     let target = faults.take("/target_url", TargetUrl::parse(text))?;
     let allowed = guard.check_target(&target).map_err(ForbiddenAddress::advice);
@@ -164,28 +149,11 @@ fn policies(body: Policies, faults: &mut Faults) -> Change {
         max_in_flight: field(body.max_in_flight, "/max_in_flight", faults, |max| {
             within(max, 1, IN_FLIGHT_MAX)
         }),
-        rate_limit: rate_limit(body.rate_limit, faults),
+        rate_limit: check_rate_limit(body.rate_limit, "/rate_limit", faults),
         retry: body.retry.map_value(|settings| retry(settings, faults)),
         timeout: field(body.timeout_seconds, "/timeout_seconds", faults, |timeout| {
             seconds(timeout, TIMEOUT_MIN, TIMEOUT_MAX)
         }),
-    }
-}
-
-/// The field's value, checked; undefined where it is at fault, which is noted.
-fn field<T, U>(
-    value: MaybeUndefined<T>,
-    pointer: &str,
-    faults: &mut Faults,
-    check: impl FnOnce(T) -> Result<U, String>,
-) -> MaybeUndefined<U> {
-    match value {
-        MaybeUndefined::Undefined => MaybeUndefined::Undefined,
-        MaybeUndefined::Null => MaybeUndefined::Null,
-        MaybeUndefined::Value(value) => match faults.take(pointer, check(value)) {
-            Some(value) => MaybeUndefined::Value(value),
-            None => MaybeUndefined::Undefined,
-        },
     }
 }
 
@@ -233,19 +201,6 @@ fn headers(
     }
 }
 
-fn rate_limit(limit: MaybeUndefined<input::RateLimit>, faults: &mut Faults) -> MaybeUndefined<RateLimit> {
-    limit.map_value(|input::RateLimit { requests_per_second, burst }| {
-        // Written so that what is no number fails, too.
-        let allowed = (RATE_MIN..=RATE_MAX).contains(&requests_per_second);
-        if !allowed {
-            let detail = format!("expected a number from {RATE_MIN:.6} to {RATE_MAX}");
-            faults.add("/rate_limit/requests_per_second", detail);
-        }
-        faults.take("/rate_limit/burst", within(burst, 1, BURST_MAX));
-        RateLimit { requests_per_second, burst }
-    })
-}
-
 fn retry(settings: RetrySettings, faults: &mut Faults) -> RetryChange {
     let delay = |delay| seconds(delay, Duration::ZERO, RETRY_DELAY_MAX);
     RetryChange {
@@ -255,14 +210,6 @@ fn retry(settings: RetrySettings, faults: &mut Faults) -> RetryChange {
         delay: field(settings.initial_delay_seconds, "/retry/initial_delay_seconds", faults, delay),
         delay_max: field(settings.max_delay_seconds, "/retry/max_delay_seconds", faults, delay),
         on_exhausted: settings.on_exhausted.map_value(|word| word.0),
-    }
-}
-
-fn within(value: u32, min: u32, max: u32) -> Result<u32, String> {
-    if (min..=max).contains(&value) {
-        Ok(value)
-    } else {
-        Err(format!("expected a whole number from {min} to {max}"))
     }
 }
 

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
-use crate::api::body::OnlyObject;
+use crate::api::change::object;
+use crate::api::rate_limit::RateLimit;
 use crate::api::words::{OnExhausted, Ordering};
 
 macro_rules! subscription_body {
@@ -105,18 +106,6 @@ pub(super) struct Policies {
     pub(super) timeout_seconds: MaybeUndefined<f64>,
 }
 
-/// At most so many requests per second, with so many at once after a rest.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, Object)]
-#[serde(deny_unknown_fields)]
-pub(in crate::api) struct RateLimit {
-    /// The sustained rate; fractions make it slower than one a second.
-    #[oai(validator(minimum(value = "0.000011574074074074073"), maximum(value = "100000")))]
-    pub(super) requests_per_second: f64,
-    /// Requests that may go at once after a rest.
-    #[oai(validator(minimum(value = "1"), maximum(value = "100000")))]
-    pub(super) burst: u32,
-}
-
 /// When a failed delivery of this subscription is tried again. At a change what is absent stays, null clears.
 #[derive(Clone, Copy, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
@@ -141,12 +130,4 @@ pub(in crate::api) struct RetrySettings {
 /// Absent is one thing, null another: here it is as wrong as a number.
 fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
-}
-
-/// An object or null.
-fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
-    deserializer: D,
-) -> Result<MaybeUndefined<T>, D::Error> {
-    let value = Option::<OnlyObject<T>>::deserialize(deserializer)?;
-    Ok(value.map_or(MaybeUndefined::Null, |OnlyObject(value)| MaybeUndefined::Value(value)))
 }

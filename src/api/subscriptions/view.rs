@@ -7,7 +7,7 @@ use posthorn_domain::subscription::{self, RetryOverrides};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::input::RateLimit;
+use crate::api::rate_limit::RateLimit;
 use crate::api::words::{CircuitState, OnExhausted, Ordering, StatusReason, SubscriptionStatus, Time};
 use crate::clock::Clock;
 use crate::store::{CircuitView, SubscriptionView};
@@ -146,12 +146,6 @@ impl From<SubscriptionView> for Subscription {
             created_at: Time(subscription.created_at),
             updated_at: Time(subscription.updated_at),
         }
-    }
-}
-
-impl From<subscription::RateLimit> for RateLimit {
-    fn from(limit: subscription::RateLimit) -> Self {
-        Self { requests_per_second: limit.requests_per_second, burst: limit.burst }
     }
 }
 
