@@ -24,6 +24,7 @@ use super::ingest::Ingest;
 use super::problem::refusal::Methods;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
+use super::tenants::Tenants;
 
 const DESCRIPTION: &str = "A webhook is a promise: what you hand in arrives, once accepted, in order, at \
     the pace the other side can bear.\n\nEvents are handed in at `/ingest/{subscription_id}` and delivered \
@@ -78,7 +79,7 @@ fn embedded() -> String {
 /// The handlers' descriptions without the handlers, so that no database is needed.
 struct Described;
 
-type Api = (Subscriptions, Ingest, Deliveries, Status);
+type Api = (Subscriptions, Ingest, Deliveries, Tenants, Status);
 
 impl OpenApi for Described {
     fn meta() -> Vec<MetaApi> {

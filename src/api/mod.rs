@@ -3,7 +3,8 @@
 //! A request goes through [`server`] (connections, limits of heads and time), then the shell built
 //! here: errors become problems ([`problem`]), panics too, the host is checked where there
 //! are no keys, [`auth`] tells who calls, and a slash at the end of a path makes no difference. Then
-//! it meets its handler: [`subscriptions`], [`ingest`], [`status`], [`deliveries`], [`documents`].
+//! it meets its handler: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`], [`status`],
+//! [`documents`].
 //!
 //! Handlers hold no state and decide nothing: they check what came in, ask
 //! [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the
@@ -28,6 +29,7 @@ mod rate_limit;
 pub mod server;
 mod status;
 mod subscriptions;
+mod tenants;
 mod words;
 
 use std::sync::Arc;
@@ -48,6 +50,7 @@ use problem::Problem;
 use problem::refusal::{Methods, to_response};
 use status::Status;
 use subscriptions::Subscriptions;
+use tenants::Tenants;
 
 /// How the API is set up.
 #[derive(Clone, Debug)]
@@ -72,6 +75,8 @@ enum Tag {
     Ingest,
     /// Events on their way, and what a person may do to one.
     Deliveries,
+    /// Customers on whose behalf subscriptions exist, and what each may use.
+    Tenants,
     /// What became of things.
     Status,
     /// Whether the server is there, and ready.
@@ -84,6 +89,7 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         Subscriptions { control: control.clone(), guard: settings.guard },
         Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max },
         Deliveries { control: control.clone() },
+        Tenants { control: control.clone() },
         Status { control, clock: settings.clock },
     );
     let routes = documents::routes()

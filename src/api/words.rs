@@ -1,4 +1,4 @@
-//! The contract's small types: words of the domain, times.
+//! The contract's small types: words of the domain, names, times.
 //!
 //! Each word is a named schema of the document, and its values come from the domain, so that the
 //! two cannot differ.
@@ -10,6 +10,8 @@ use chrono::DateTime;
 use poem_openapi::Enum;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
+use posthorn_domain::limits::TENANT_CHARS_MAX;
+use posthorn_domain::tenant::{Tenant, TenantError};
 use posthorn_domain::time::Timestamp;
 use posthorn_domain::{delivery, subscription};
 use serde::de::Error as _;
@@ -146,6 +148,22 @@ impl From<store::CircuitState> for CircuitState {
         }
     }
 }
+
+/// A tenant's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TenantName(pub(super) Tenant);
+
+string_type!(
+    TenantName,
+    MetaSchemaRef::Inline(Box::new(MetaSchema {
+        min_length: Some(1),
+        max_length: Some(TENANT_CHARS_MAX),
+        pattern: Some("^[A-Za-z0-9._-]+$".to_owned()),
+        ..MetaSchema::new("string")
+    })),
+    |_| (),
+    |text| text.parse().map(Self).map_err(|error: TenantError| error.to_string())
+);
 
 /// A time in RFC 3339; written in UTC with milliseconds, read in any offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

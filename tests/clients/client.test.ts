@@ -63,6 +63,18 @@ test("a subscription lives, delivers and goes", { timeout: 30_000 }, async (t) =
   assert.equal(gone.response.headers.get("content-type"), "application/problem+json");
 });
 
+test("a tenant's limit is set and cleared", async () => {
+  const params = { path: { tenant: "generated" } };
+  const ingest_limit = { requests_per_second: 0.5, burst: 3 };
+  const limited = await client.PUT("/tenants/{tenant}", { params, body: { ingest_limit, max_in_flight: 7 } });
+  const tenant: Schemas["Tenant"] = present(limited.data);
+  assert.deepEqual(tenant, { tenant: "generated", rate_limit: null, max_in_flight: 7, ingest_limit });
+
+  const cleared = await client.PUT("/tenants/{tenant}", { params, body: { ingest_limit: null } });
+  assert.deepEqual(present(cleared.data), { ...tenant, ingest_limit: null }, "what is absent stays");
+  assert.deepEqual(present((await client.GET("/tenants/{tenant}", { params })).data), present(cleared.data));
+});
+
 test("a problem names the field at fault", async () => {
   const { error, response } = await client.POST("/subscriptions/", { body: { target_url: "ftp://example.com/" } });
   assert.equal(response.status, 422);

@@ -22,6 +22,7 @@ from posthorn_client.api.subscriptions import (
     get_subscription,
     update_subscription,
 )
+from posthorn_client.api.tenants import get_tenant, update_tenant
 from posthorn_client.models import (
     AcceptedDelivery,
     CreatedSubscription,
@@ -29,9 +30,12 @@ from posthorn_client.models import (
     DeliveryStatus,
     DeliveryStatusReport,
     Problem,
+    RateLimit,
     Subscription,
     SubscriptionCreate,
     SubscriptionUpdate,
+    Tenant,
+    TenantUpdate,
 )
 
 CLIENT = AuthenticatedClient(
@@ -86,6 +90,17 @@ class GeneratedClient(unittest.TestCase):
         self.assertEqual((gone.status_code, gone.parsed.status), (404, 404))
         self.assertRegex(gone.parsed.type_, "^/problems/")
         self.assertEqual(gone.headers["content-type"], "application/problem+json")
+
+    def test_a_tenants_limit_is_set_and_cleared(self) -> None:
+        limit = RateLimit(requests_per_second=0.5, burst=3)
+        limited = update_tenant.sync("generated", client=CLIENT, body=TenantUpdate(ingest_limit=limit, max_in_flight=7))
+        assert isinstance(limited, Tenant), limited
+        self.assertEqual(limited, Tenant(tenant="generated", rate_limit=None, max_in_flight=7, ingest_limit=limit))
+
+        cleared = update_tenant.sync("generated", client=CLIENT, body=TenantUpdate(ingest_limit=None))
+        assert isinstance(cleared, Tenant), cleared
+        self.assertEqual((cleared.max_in_flight, cleared.ingest_limit), (7, None), "what is absent stays")
+        self.assertEqual(get_tenant.sync("generated", client=CLIENT), cleared)
 
     def test_a_problem_names_the_field_at_fault(self) -> None:
         problem = create_subscription.sync(client=CLIENT, body=SubscriptionCreate(target_url="ftp://example.com/"))

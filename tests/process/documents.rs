@@ -34,6 +34,8 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST", "/deliveries/{}/retry"),
     ("POST", "/deliveries/{}/replay"),
     ("POST", "/deliveries/{}/skip"),
+    ("GET", "/tenants/{}"),
+    ("PUT", "/tenants/{}"),
 ];
 
 async fn document_describes_every_route(backend: Backend) {

@@ -41,6 +41,13 @@ async fn refusals_are_problems(backend: Backend) {
         ("POST", format!("/deliveries/{NOBODY}/skip"), &[404]),
         ("GET", "/deliveries/0".to_owned(), &[400]),
         ("GET", "/status/deliveries/%00/status".to_owned(), &[400]),
+        ("GET", "/tenants/".to_owned(), &[404]),
+        ("GET", "/tenants/two%20words".to_owned(), &[400]),
+        ("GET", "/tenants/...".to_owned(), &[400]),
+        ("GET", "/tenants/%00".to_owned(), &[400]),
+        ("GET", "/tenants/%ff".to_owned(), &[400]),
+        ("GET", format!("/tenants/{}", "a".repeat(65)), &[400]),
+        ("PUT", "/tenants/gr%C3%B6%C3%9Fe".to_owned(), &[400]),
         ("GET", "/subscriptions/?page=0".to_owned(), &[400, 422]),
         ("GET", "/subscriptions/?page=-1".to_owned(), &[400, 422]),
         ("GET", "/subscriptions/?page=1000000000000000000".to_owned(), &[400, 422]),
@@ -79,6 +86,7 @@ async fn wrong_methods_name_the_right_ones(client: &Client, subscription: &str) 
         ("GET", format!("/ingest/{subscription}"), &["POST"]),
         ("POST", "/health".to_owned(), &["GET"]),
         ("PUT", "/status/stats".to_owned(), &["GET"]),
+        ("DELETE", "/tenants/acme".to_owned(), &["GET", "PUT"]),
     ] {
         let answer = client.call(method.parse().unwrap(), path).send().await.expect(405);
         let allow = answer.header("allow").to_owned();
@@ -150,6 +158,8 @@ async fn keys_guard_everything_but_the_public(backend: Backend) {
             ("GET", format!("/subscriptions/{open}/signing-secret")),
             ("DELETE", format!("/subscriptions/{open}")),
             ("POST", format!("/subscriptions/{open}/pause")),
+            ("GET", "/tenants/default".to_owned()),
+            ("PUT", "/tenants/default".to_owned()),
             ("GET", "/status/stats".to_owned()),
             ("GET", "/status/activity".to_owned()),
             ("GET", format!("/deliveries/{delivery}/payload")),

@@ -41,3 +41,4 @@ mod retries;
 mod status;
 mod subscription_refusals;
 mod subscriptions;
+mod tenants;

@@ -44,6 +44,16 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
         "DeliveryPage" => json!({ "items": [delivery()], "next_cursor": "AAAAAAAAACo" }),
         "DeliveryAttempt" => attempt(),
         "DeliveryStatusReport" => json!({ "delivery": delivery(), "attempts": [attempt()] }),
+        "TenantUpdate" => json!({
+            "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
+            "max_in_flight": null,
+        }),
+        "Tenant" => json!({
+            "tenant": "acme",
+            "rate_limit": { "requests_per_second": 50.0, "burst": 100 },
+            "max_in_flight": null,
+            "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
+        }),
         "SystemStats" => json!({
             "total_subscriptions": 12,
             "active_subscriptions": 11,

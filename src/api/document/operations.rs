@@ -21,6 +21,8 @@ const STORED: &[Kind] = &[Kind::StoreUnavailable];
 const CHANGED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown];
 /// Where an id stands in the path.
 const NAMED: &[Kind] = &[Kind::InvalidParameter, Kind::NotFound];
+/// Where a name stands in the path that needs not be known.
+const PARAMETER: &[Kind] = &[Kind::InvalidParameter];
 /// Where there is a query.
 const QUERIED: &[Kind] = &[Kind::InvalidParameter, Kind::InvalidFields];
 /// Where there is a body.
@@ -43,6 +45,8 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "getSystemStats" => vec![GUARDED, STORED],
         "listActivity" | "listSubscriptions" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
+        "getTenant" => vec![GUARDED, STORED, PARAMETER],
+        "updateTenant" => vec![GUARDED, CHANGED, PARAMETER, BODY],
         "createSubscription" => vec![GUARDED, CHANGED, BODY],
         "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {

@@ -11,7 +11,8 @@ use serde_json::{Map, Value, json};
 use crate::api::problem::ProblemBody;
 
 /// What clients send. Everything else is sent to them.
-const REQUESTS: &[&str] = &["SubscriptionCreate", "SubscriptionUpdate", "RetrySettings", "RateLimit"];
+const REQUESTS: &[&str] =
+    &["SubscriptionCreate", "SubscriptionUpdate", "TenantUpdate", "RetrySettings", "RateLimit"];
 
 /// Fields of requests that may be left out but not be null.
 const NEVER_NULL: &[(&str, &str)] = &[("SubscriptionUpdate", "target_url")];

@@ -2,8 +2,8 @@ use std::collections::BTreeSet;
 
 use posthorn_domain::limits::{
     BURST_MAX, DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, PAGE_LIMIT_MAX, PAGE_NUMBER_MAX, RATE_MAX, RATE_MIN,
-    RETRIES_MAX, RETRY_DELAY_MAX, SECRET_KEY_BYTES_MAX, TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX, TIMEOUT_MAX,
-    TIMEOUT_MIN,
+    RETRIES_MAX, RETRY_DELAY_MAX, SECRET_KEY_BYTES_MAX, TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX,
+    TENANT_IN_FLIGHT_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
 };
 
 use super::*;
@@ -51,7 +51,7 @@ fn operations_are_complete() {
             check_response(&format!("{name} {status}"), status, response);
         }
     }
-    assert_eq!(ids.len(), 24, "{ids:?}");
+    assert_eq!(ids.len(), 26, "{ids:?}");
 }
 
 fn check_response(name: &str, status: &str, response: &Value) {
@@ -192,6 +192,11 @@ fn null_is_where_it_may_be() {
         ("CreatedSubscription", "description", true),
         ("CreatedSubscription", "signing_secret", false),
         ("Delivery", "waiting_for", true),
+        ("TenantUpdate", "max_in_flight", true),
+        ("TenantUpdate", "ingest_limit", true),
+        ("Tenant", "tenant", false),
+        ("Tenant", "rate_limit", true),
+        ("Tenant", "max_in_flight", true),
         ("SystemStats", "success_rate", true),
         ("Problem", "errors", false),
     ] {
@@ -201,12 +206,15 @@ fn null_is_where_it_may_be() {
     for (schema, required) in [
         ("SubscriptionCreate", &["target_url"][..]),
         ("RateLimit", &["burst", "requests_per_second"]),
+        ("Tenant", &["ingest_limit", "max_in_flight", "rate_limit", "tenant"]),
         ("WaitingFor", &["reason", "sequence", "until"]),
         ("Problem", &["detail", "status", "title", "type"]),
     ] {
         assert_eq!(document["components"]["schemas"][schema]["required"], json!(required), "{schema}");
     }
-    assert!(document["components"]["schemas"]["SubscriptionUpdate"]["required"].is_null());
+    for update in ["SubscriptionUpdate", "TenantUpdate"] {
+        assert!(document["components"]["schemas"][update]["required"].is_null());
+    }
 }
 
 #[test]
@@ -281,6 +289,8 @@ fn bounds_are_the_domains() {
     for (schema, name, min, max) in [
         ("SubscriptionUpdate", "max_in_flight", 1.0, f64::from(IN_FLIGHT_MAX)),
         ("SubscriptionUpdate", "timeout_seconds", TIMEOUT_MIN.as_secs_f64(), TIMEOUT_MAX.as_secs_f64()),
+        ("TenantUpdate", "max_in_flight", 1.0, f64::from(TENANT_IN_FLIGHT_MAX)),
+        ("Tenant", "max_in_flight", 1.0, f64::from(TENANT_IN_FLIGHT_MAX)),
         ("RateLimit", "requests_per_second", RATE_MIN, RATE_MAX),
         ("RateLimit", "burst", 1.0, f64::from(BURST_MAX)),
         ("RetrySettings", "max_retries", 0.0, f64::from(RETRIES_MAX)),
