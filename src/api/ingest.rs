@@ -3,7 +3,8 @@
 //! A request is judged in this order, each step before what it protects: is there such a
 //! subscription, is the body small enough by what it declares, is it JSON by its type; then it is
 //! read; then who sent it, before anything is told about what it says; then whether it is JSON, and
-//! whether the subscription takes it. Only then is it stored, and only then answered.
+//! whether the subscription takes it; last whether its tenant may hand in more now, so that nothing
+//! refused before is counted. Only then is it stored, and only then answered.
 
 use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 use poem::{Body, Request};
@@ -117,8 +118,14 @@ impl Ingest {
         if subscription.status == SubscriptionStatus::Disabled {
             return Err(Problem::disabled());
         }
-        let content_type = content_type.to_owned();
-        let event = NewEvent { subscription_id: id, content_type, payload, idempotency_key, ordering_key };
+        let event = NewEvent {
+            subscription_id: id,
+            tenant: subscription.tenant.clone(),
+            content_type: content_type.to_owned(),
+            payload,
+            idempotency_key,
+            ordering_key,
+        };
         let accepted = self.control.ingest(event).await.map_err(Problem::ingest)?;
         Ok(AcceptedAnswer::new(accepted))
     }

@@ -89,8 +89,10 @@ kinds! {
     InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
     /// The idempotency key was used with other bytes.
     KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
+    /// The tenant handed in as much as its ingest limit allows.
+    QuotaSpent = TOO_MANY_REQUESTS "quota-spent" "More events than the tenant may hand in",
     /// The subscription has as many unfinished deliveries as it may have.
-    BacklogFull = TOO_MANY_REQUESTS "backlog-full" "The subscription's backlog is full",
+    BacklogFull = TOO_MANY_REQUESTS "backlog-full" "More events than may wait",
     /// A bug of ours.
     Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
     /// The database cannot take or tell anything now; nothing was done.
@@ -253,13 +255,23 @@ impl Problem {
             IngestError::KeyReused => {
                 Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
             }
-            IngestError::BacklogFull { retry_after } => {
-                let detail = "the subscription has POSTHORN_MAX_BACKLOG unfinished deliveries";
-                Self::new(Kind::BacklogFull, detail).retry_after(retry_after)
-            }
+            IngestError::QuotaSpent { retry_after } => Self::quota_spent(retry_after),
+            IngestError::BacklogFull { retry_after } => Self::backlog_full(retry_after),
             IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
             IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
         }
+    }
+
+    fn quota_spent(retry_after: Duration) -> Self {
+        let detail =
+            "the subscription's tenant hands in more than its ingest_limit allows; nothing was stored";
+        Self::new(Kind::QuotaSpent, detail).retry_after(retry_after)
+    }
+
+    fn backlog_full(retry_after: Duration) -> Self {
+        let detail = "the subscription has as many unfinished deliveries as POSTHORN_MAX_BACKLOG allows; \
+                      nothing was stored";
+        Self::new(Kind::BacklogFull, detail).retry_after(retry_after)
     }
 
     fn store_unavailable(retry_after: Duration) -> Self {
@@ -393,14 +405,30 @@ mod tests {
 
     #[test]
     fn headers_go_with_their_kinds() {
+        let moment = Duration::from_nanos(1);
         for (problem, name, value) in [
             (Problem::api_key_required(), "www-authenticate", "Bearer"),
             (Problem::invalid_signature(""), "www-authenticate", "X-Webhook-Signature-256"),
             (Problem::store_unavailable(Duration::from_millis(1)), "retry-after", "1"),
             (Problem::outcome_unknown(Duration::from_millis(1001)), "retry-after", "2"),
+            (Problem::ingest(IngestError::QuotaSpent { retry_after: moment }), "retry-after", "1"),
+            (Problem::ingest(IngestError::BacklogFull { retry_after: moment }), "retry-after", "1"),
             (store::Error::Unavailable(String::new()).into(), "retry-after", "1"),
         ] {
             assert_eq!(problem.into_response().headers()[name], value);
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_names_the_limit() {
+        let retry_after = Duration::from_secs(1);
+        for (error, kind, name) in [
+            (IngestError::QuotaSpent { retry_after }, Kind::QuotaSpent, "ingest_limit"),
+            (IngestError::BacklogFull { retry_after }, Kind::BacklogFull, "POSTHORN_MAX_BACKLOG"),
+        ] {
+            let problem = Problem::ingest(error);
+            assert_eq!((problem.kind(), problem.status()), (kind, StatusCode::TOO_MANY_REQUESTS));
+            assert!(problem.to_string().contains(name), "{problem}");
         }
     }
 

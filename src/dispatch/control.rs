@@ -37,6 +37,8 @@ pub struct Control {
 pub struct NewEvent {
     /// Whose endpoint it goes to.
     pub subscription_id: SubscriptionId,
+    /// Whose ingest limit it counts against: the subscription's tenant.
+    pub tenant: Tenant,
     /// What the sender says the bytes are.
     pub content_type: String,
     /// The bytes.
@@ -68,8 +70,14 @@ pub enum IngestError {
     /// The idempotency key came with other bytes before.
     #[error("the idempotency key was used with other bytes")]
     KeyReused,
-    /// The subscription has as many unfinished deliveries as it may have.
-    #[error("the backlog is full")]
+    /// The tenant handed in as much as its ingest limit allows; nothing was stored.
+    #[error("the tenant's ingest limit is spent")]
+    QuotaSpent {
+        /// When the next event may come.
+        retry_after: Duration,
+    },
+    /// The subscription has as many unfinished deliveries as it may have; nothing was stored.
+    #[error("the subscription's backlog is full")]
     BacklogFull {
         /// When to try again.
         retry_after: Duration,
@@ -234,10 +242,12 @@ impl Control {
         self.parts.caches.subscription(id).await
     }
 
-    /// Stores an event and its delivery, and returns once both are on disk.
+    /// Stores an event and its delivery, and returns once both are on disk. What its tenant may hand
+    /// in is counted here, whatever comes of the event.
     ///
     /// May be dropped: the event is then stored or not.
     pub async fn ingest(&self, event: NewEvent) -> Result<Accepted, IngestError> {
+        self.parts.tenants.take_ingest(&event.tenant).await?;
         let intake = Intake {
             delivery_id: DeliveryId(Uuid::now_v7()),
             event_id: EventId(Uuid::now_v7()),
@@ -287,6 +297,7 @@ impl Control {
         });
         self.ingest(NewEvent {
             subscription_id: id,
+            tenant: subscription.tenant.clone(),
             content_type: "application/json".to_owned(),
             payload: payload.to_string().into(),
             idempotency_key: None,

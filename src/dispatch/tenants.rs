@@ -13,9 +13,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use posthorn_domain::tenant::{Tenant, TenantSettings};
+use tracing::warn;
 
-use super::Control;
+use super::ingest_writer::RETRY_AFTER;
 use super::pace::Pace;
+use super::{Control, IngestError};
 use crate::store::{Error, Store};
 
 /// Tenants that are kept without asking whether they are in use: some MiB. Below it none is loaded
@@ -65,6 +67,18 @@ impl Tenants {
             self.apply(tenant, settings);
         }
         Ok(state)
+    }
+
+    /// Takes a turn at handing something in.
+    pub(super) async fn take_ingest(&self, tenant: &Tenant) -> Result<(), IngestError> {
+        let state = self.get(tenant).await.map_err(|error| {
+            warn!(%error, "what a tenant may hand in could not be read");
+            IngestError::Busy { retry_after: RETRY_AFTER }
+        })?;
+        let now = Instant::now();
+        let spent =
+            |next: Instant| IngestError::QuotaSpent { retry_after: next.saturating_duration_since(now) };
+        state.ingest.take(now).map_err(spent)
     }
 
     /// Settings as they are stored; they hold at once, unless newer ones are known.

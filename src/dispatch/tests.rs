@@ -138,6 +138,7 @@ impl World {
     async fn ingest(&self, subscription_id: SubscriptionId) -> DeliveryId {
         let event = NewEvent {
             subscription_id,
+            tenant: Tenant::default(),
             content_type: "application/json".to_owned(),
             payload: "{}".into(),
             idempotency_key: None,

@@ -1,10 +1,28 @@
-//! Tenants: what each may use is shown, changed and kept.
+//! Tenants: what each may use is shown, changed, kept, and holds.
 
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Posthorn, on_both_databases};
+use crate::errors::check_page;
+use crate::support::server::ADMIN_KEY;
+use crate::support::signature::sha256_signature;
+use crate::support::{Answer, Backend, Client, Posthorn, on_both_databases};
 
-on_both_databases!(shown_and_changed_in_part, bad_fields_are_named, survive_a_restart);
+on_both_databases!(
+    shown_and_changed_in_part,
+    bad_fields_are_named,
+    survive_a_restart,
+    quota_is_told_and_comes_back,
+    quota_is_the_tenants_own,
+    everything_handed_in_counts,
+    what_is_refused_before_spends_nothing,
+    changed_quota_holds_at_once,
+);
+
+/// Nothing is sent there: the subscriptions are paused.
+const TARGET: &str = "http://127.0.0.1:9/hook";
 
 async fn shown_and_changed_in_part(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
@@ -81,9 +99,9 @@ async fn bad_fields_are_named(backend: Backend) {
     }
     assert_eq!(client.get("/tenants/acme").await.expect(200).json, unlimited("acme"), "nothing was stored");
     client.put_json("/tenants/acme", json!([])).await.expect(422);
-    let call = client.call(reqwest::Method::PUT, "/tenants/acme");
+    let call = client.call(Method::PUT, "/tenants/acme");
     call.bytes("application/json", "{").send().await.expect(400);
-    let call = client.call(reqwest::Method::PUT, "/tenants/acme");
+    let call = client.call(Method::PUT, "/tenants/acme");
     call.bytes("text/plain", "{}").send().await.expect(415);
 }
 
@@ -94,7 +112,152 @@ async fn survive_a_restart(backend: Backend) {
     posthorn.client().put_json("/tenants/acme", body).await.expect(200);
     posthorn.kill().await;
     posthorn.start_again().await;
-    assert_eq!(posthorn.client().get("/tenants/acme").await.expect(200).json, everything("acme"));
+    let client = posthorn.client();
+    assert_eq!(client.get("/tenants/acme").await.expect(200).json, everything("acme"));
+    let id = subscribe(client, "acme", json!({})).await;
+    for _ in 0..20 {
+        hand_in(client, &id).await.expect(202);
+    }
+    hand_in(client, &id).await.expect(429);
+}
+
+async fn quota_is_told_and_comes_back(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({})).await;
+    limit(client, "acme", json!({"requests_per_second": 0.5, "burst": 3})).await;
+    let before = Instant::now();
+    let mut accepted = 0;
+    let refused = loop {
+        let answer = hand_in(client, &id).await.expect_any(&[202, 429]);
+        if answer.status == 429 {
+            break answer;
+        }
+        accepted += 1;
+        let most = 3.0 + 0.5 * before.elapsed().as_secs_f64();
+        assert!(f64::from(accepted) <= most, "{accepted} events in {:?}", before.elapsed());
+    };
+    assert!(accepted >= 3, "all of the burst: {accepted}");
+    assert_eq!(refused.text("type"), "/problems/quota-spent");
+    assert!(refused.text("detail").contains("ingest_limit"), "{}", refused.json);
+    check_page(client, "/problems/quota-spent").await;
+    check_page(client, "/problems/backlog-full").await;
+    let retry_after: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=2).contains(&retry_after), "{retry_after}");
+
+    // As long as the client was told to.
+    tokio::time::sleep(Duration::from_secs(retry_after)).await;
+    let next = hand_in(client, &id).await.expect(202).text("delivery_id");
+    let sequence = client.delivery(&next).await["sequence"].clone();
+    assert_eq!(sequence, accepted + 1, "what was refused took no number");
+}
+
+async fn quota_is_the_tenants_own(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    limit(client, "acme", slow(4)).await;
+    let (one, two) = (subscribe(client, "acme", json!({})).await, subscribe(client, "acme", json!({})).await);
+    let other = subscribe(client, "other", json!({})).await;
+    for id in [&one, &two, &two, &one] {
+        hand_in(client, id).await.expect(202);
+    }
+    for id in [&one, &two] {
+        let refused = hand_in(client, id).await.expect(429);
+        let retry_after: u64 = refused.header("retry-after").parse().unwrap();
+        assert!((86_000..=86_400).contains(&retry_after), "a day: {retry_after}");
+    }
+    for _ in 0..20 {
+        hand_in(client, &other).await.expect(202);
+    }
+}
+
+async fn everything_handed_in_counts(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({})).await;
+    limit(client, "acme", slow(4)).await;
+    let idempotent = async || {
+        let call = client.call(Method::POST, format!("/ingest/{id}")).json(&json!(1));
+        call.header("idempotency-key", "the same").send().await
+    };
+    let first = idempotent().await.expect(202);
+    let again = idempotent().await.expect(202);
+    assert_eq!(again.header("idempotent-replayed"), "true");
+    assert_eq!(again.text("delivery_id"), first.text("delivery_id"));
+    client.post(format!("/subscriptions/{id}/test")).await.expect(202);
+    hand_in(client, &id).await.expect(202);
+    client.post(format!("/subscriptions/{id}/test")).await.expect(429);
+    idempotent().await.expect(429);
+}
+
+async fn what_is_refused_before_spends_nothing(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, &[(ADMIN_KEY, "an-admin-key-of-some-length")]).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({"secret_key": "hush"})).await;
+    limit(client, "acme", slow(2)).await;
+    let stranger = client.with_key(None);
+    let send = async |from: &Client, kind: &str, body: &str, signature: String| {
+        let call = from.call(Method::POST, format!("/ingest/{id}")).bytes(kind, body.to_owned());
+        call.header("x-webhook-signature-256", signature).send().await
+    };
+    let signed = |body: &str| sha256_signature("hush", body.as_bytes());
+    for _ in 0..3 {
+        stranger.post_json(format!("/ingest/{id}"), json!(1)).await.expect(401);
+        client.post_json(format!("/ingest/{id}"), json!(1)).await.expect(401);
+        send(&stranger, "application/json", "1", signed("2")).await.expect(401);
+        send(&stranger, "application/json", "{", signed("{")).await.expect(400);
+        send(&stranger, "text/plain", "1", signed("1")).await.expect(415);
+    }
+    for status in [202, 202, 429] {
+        send(&stranger, "application/json", "1", signed("1")).await.expect(status);
+    }
+    // Whether the quota is spent is nothing that a stranger learns.
+    stranger.post_json(format!("/ingest/{id}"), json!(1)).await.expect(401);
+}
+
+async fn changed_quota_holds_at_once(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({})).await;
+    // In use before anybody configures it.
+    hand_in(client, &id).await.expect(202);
+    for (ingest_limit, statuses) in [
+        (slow(1), &[202, 429][..]),
+        // The same goes on where it is.
+        (slow(1), &[429]),
+        (slow(3), &[202, 202, 202, 429]),
+        (json!(null), &[202, 202, 202, 202, 202]),
+        (slow(2), &[202, 202, 429]),
+    ] {
+        limit(client, "acme", ingest_limit).await;
+        for status in statuses {
+            hand_in(client, &id).await.expect(*status);
+        }
+    }
+    client.put_json("/tenants/acme", json!({"max_in_flight": 1})).await.expect(200);
+    hand_in(client, &id).await.expect(429);
+}
+
+/// A paused subscription of the tenant.
+async fn subscribe(client: &Client, tenant: &str, mut fields: Value) -> String {
+    fields["tenant"] = json!(tenant);
+    let id = client.subscribe(TARGET, fields).await.id;
+    client.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+    id
+}
+
+async fn limit(client: &Client, tenant: &str, ingest_limit: Value) {
+    let body = json!({"ingest_limit": ingest_limit});
+    client.put_json(format!("/tenants/{tenant}"), body).await.expect(200);
+}
+
+/// So many events, and one more in a day.
+fn slow(burst: u32) -> Value {
+    json!({"requests_per_second": 1.0 / 86_400.0, "burst": burst})
+}
+
+async fn hand_in(client: &Client, id: &str) -> Answer {
+    client.post_json(format!("/ingest/{id}"), json!(1)).await
 }
 
 fn unlimited(name: &str) -> Value {

@@ -25,6 +25,8 @@ const NAMED: &[Kind] = &[Kind::InvalidParameter, Kind::NotFound];
 const PARAMETER: &[Kind] = &[Kind::InvalidParameter];
 /// Where there is a query.
 const QUERIED: &[Kind] = &[Kind::InvalidParameter, Kind::InvalidFields];
+/// Where an event is handed in.
+const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull];
 /// Where there is a body.
 const BODY: &[Kind] = &[
     Kind::MalformedJson,
@@ -33,9 +35,6 @@ const BODY: &[Kind] = &[
     Kind::UnsupportedMediaType,
     Kind::InvalidFields,
 ];
-
-/// Where a delivery is added.
-const TOO_MANY: &[Kind] = &[Kind::BacklogFull];
 
 /// The problems of each operation, beside those of [`ANY`].
 fn problems(operation: &str) -> Vec<&'static [Kind]> {
@@ -52,8 +51,8 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]
         }
-        "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], TOO_MANY],
-        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, TOO_MANY],
+        "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
+        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::BacklogFull]],
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
         "deleteSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![
@@ -69,7 +68,7 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
                 Kind::SubscriptionDisabled,
                 Kind::KeyReused,
             ],
-            TOO_MANY,
+            HANDED_IN,
         ],
         // Reading one thing by its id; also the least that a new operation can answer.
         _ => vec![GUARDED, STORED, NAMED],

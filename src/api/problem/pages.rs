@@ -89,9 +89,15 @@ const fn explain(kind: Kind) -> &'static str {
             "The database did not take the request, and nothing was stored. Try again after the time that \
              Retry-After names."
         }
+        Kind::QuotaSpent => {
+            "The subscription's tenant hands in more than its ingest_limit allows, over all its \
+             subscriptions. Nothing was stored; try again after the time that Retry-After names. An \
+             administrator sees the limit with GET /tenants/{tenant} and changes it with PUT."
+        }
         Kind::BacklogFull => {
-            "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries. Nothing was stored; try again \
-             after the time that Retry-After names, when its endpoint has taken some of them."
+            "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries: its endpoint is slower than \
+             what is handed in, fails, or is paused. Nothing was stored; try again after the time that \
+             Retry-After names."
         }
         Kind::NotReady => "A part that the server needs is not ready; the detail names it.",
         Kind::OutcomeUnknown => {
