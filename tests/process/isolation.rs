@@ -74,7 +74,7 @@ async fn a_flood_of_another_tenant_is_not_noticed(backend: Backend) {
     for _ in 0..10 {
         let flooding = (0..20).map(|_| async {
             let id = client.subscribe(&flooded.url("/"), json!({"tenant": "flood"})).await.id;
-            for index in 0..50 {
+            for index in 0..10 {
                 client.ingest(&id, json!(index)).await;
             }
         });
@@ -91,7 +91,7 @@ async fn a_flood_of_another_tenant_is_not_noticed(backend: Backend) {
         times.push(request.opened.saturating_duration_since(accepted));
         client.delivery_in(&delivery, "success").await;
     }
-    println!("from the 202 to receipt beside 10,000 waiting: {times:?}");
+    println!("from the 202 to receipt beside 2,000 waiting: {times:?}");
     times.sort_unstable();
     assert!(times[5] < Duration::from_millis(100), "{times:?}");
     assert_eq!(flooded.requests().len(), 126, "none of the flood went meanwhile");
