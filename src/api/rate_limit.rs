@@ -44,3 +44,24 @@ pub(super) fn check_rate_limit(
         subscription::RateLimit { requests_per_second, burst }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the document writes them.
+    #[test]
+    fn the_bounds_themselves_are_allowed() {
+        for (text, rate) in
+            [("0.000011574074074074073", RATE_MIN), ("100000", RATE_MAX), ("100000.0", RATE_MAX)]
+        {
+            let body = format!(r#"{{"requests_per_second": {text}, "burst": 100000}}"#);
+            let limit: RateLimit = serde_json::from_str(&body).unwrap();
+            let mut faults = Faults::default();
+            let checked = check_rate_limit(MaybeUndefined::Value(limit), "/rate_limit", &mut faults);
+            faults.check().unwrap();
+            let expected = subscription::RateLimit { requests_per_second: rate, burst: BURST_MAX };
+            assert_eq!(checked, MaybeUndefined::Value(expected), "{text}");
+        }
+    }
+}
