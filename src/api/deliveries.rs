@@ -16,7 +16,7 @@ use super::Tag;
 use super::body::Json;
 use super::paging::{check_limit, read_cursor, write_cursor};
 use super::problem::{Kind, Problem};
-use super::words::{DeliveryStatus, Time};
+use super::words::{DeliveryState, Time};
 use crate::dispatch::{Control, IngestError};
 use crate::store::{Change, DeliveryFilter, Payload};
 pub(super) use view::{Delivery, DeliveryAttempt, DeliveryPage, ReplayedDelivery};
@@ -56,7 +56,7 @@ impl Deliveries {
         /// The subscription.
         id: Path<Uuid>,
         /// Only those in this standing.
-        status: Query<Option<DeliveryStatus>>,
+        status: Query<Option<DeliveryState>>,
         /// Only those accepted at this time or later.
         since: Query<Option<Time>>,
         /// Only those accepted before this time.

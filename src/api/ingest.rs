@@ -23,7 +23,7 @@ use super::Tag;
 use super::auth::Caller;
 use super::body::{Json, check_declared_length, read};
 use super::problem::{Kind, Problem};
-use super::words::DeliveryStatus;
+use super::words::DeliveryState;
 use crate::dispatch::{Accepted, Control, NewEvent};
 
 /// Our name for an event's signature.
@@ -47,7 +47,7 @@ pub(super) struct AcceptedDelivery {
     /// The delivery it became; receivers see it as `webhook-id`.
     delivery_id: Uuid,
     /// Always `pending`: what became of the delivery since is found at `Location`.
-    status: DeliveryStatus,
+    status: DeliveryState,
 }
 
 #[derive(ApiResponse)]
@@ -67,7 +67,7 @@ pub(super) enum AcceptedAnswer {
 
 impl AcceptedAnswer {
     pub(super) fn new(Accepted { delivery_id, replayed }: Accepted) -> Self {
-        let status = DeliveryStatus(delivery::DeliveryStatus::Pending);
+        let status = DeliveryState(delivery::DeliveryStatus::Pending);
         Self::Accepted(
             Json(AcceptedDelivery { delivery_id: delivery_id.0, status }),
             format!("/status/deliveries/{delivery_id}/status"),

@@ -44,8 +44,7 @@ enum HealthStatus {
 
 /// A delivery with everything that was tried.
 #[derive(Serialize, Object)]
-#[oai(rename = "DeliveryStatusReport")]
-struct Report {
+struct DeliveryStatus {
     /// The delivery.
     delivery: Delivery,
     /// Its attempts, the oldest first.
@@ -132,12 +131,12 @@ impl Status {
         &self,
         /// The delivery.
         delivery_id: Path<Uuid>,
-    ) -> Result<Json<Report>, Problem> {
+    ) -> Result<Json<DeliveryStatus>, Problem> {
         let id = DeliveryId(delivery_id.0);
         let store = self.control.store();
         let delivery = store.delivery(id).await?.ok_or_else(Problem::no_delivery)?;
         let attempts = store.attempts_of_delivery(id).await?.into_iter().map(DeliveryAttempt::from).collect();
-        Ok(Json(Report { delivery: explained(&self.control, delivery).await?, attempts }))
+        Ok(Json(DeliveryStatus { delivery: explained(&self.control, delivery).await?, attempts }))
     }
 
     /// List a subscription's attempts, the newest first

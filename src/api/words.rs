@@ -108,7 +108,7 @@ macro_rules! words {
 
 words! {
     /// Where a delivery stands: `pending` (accepted, not tried yet), `processing` (a request is in flight now), `failed_attempt` (tried, failed, will be tried again), `success`, `failed` (given up).
-    DeliveryStatus of delivery::DeliveryStatus;
+    DeliveryState of delivery::DeliveryStatus;
     /// What an attempt meant for its delivery: `success`, `failed_attempt` (another follows), `failed` (it was the last).
     AttemptOutcome of delivery::AttemptOutcome;
     /// Why an unfinished delivery is not being sent right now.

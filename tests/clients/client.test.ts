@@ -81,7 +81,7 @@ test("a problem names the field at fault", async () => {
   assert.deepEqual(present(error).errors?.map((field) => field.pointer), ["/target_url"]);
 });
 
-async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatusReport"]> {
+async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatus"]> {
   const deadline = Date.now() + 10_000;
   for (;;) {
     const answer = await client.GET("/status/deliveries/{delivery_id}/status", { params: { path: { delivery_id } } });

@@ -27,8 +27,8 @@ from posthorn_client.models import (
     AcceptedDelivery,
     CreatedSubscription,
     DeliveryPage,
+    DeliveryState,
     DeliveryStatus,
-    DeliveryStatusReport,
     Problem,
     RateLimit,
     Subscription,
@@ -75,7 +75,7 @@ class GeneratedClient(unittest.TestCase):
         page = list_deliveries.sync(
             subscription.id,
             client=CLIENT,
-            status=DeliveryStatus.SUCCESS,
+            status=DeliveryState.SUCCESS,
             since=datetime.now(UTC) - timedelta(minutes=1),
         )
         assert isinstance(page, DeliveryPage), page
@@ -107,12 +107,12 @@ class GeneratedClient(unittest.TestCase):
         assert isinstance(problem, Problem) and problem.errors, problem
         self.assertEqual([field.pointer for field in problem.errors], ["/target_url"])
 
-    def until_success(self, delivery_id: UUID) -> DeliveryStatusReport:
+    def until_success(self, delivery_id: UUID) -> DeliveryStatus:
         deadline = time.monotonic() + 10
         while True:
             status = get_delivery_status.sync(delivery_id, client=CLIENT)
-            assert isinstance(status, DeliveryStatusReport), status
-            if status.delivery.status is DeliveryStatus.SUCCESS:
+            assert isinstance(status, DeliveryStatus), status
+            if status.delivery.status is DeliveryState.SUCCESS:
                 return status
             self.assertLess(time.monotonic(), deadline, f"still {status.delivery.status}")
             time.sleep(0.05)

@@ -5,7 +5,7 @@ use posthorn_domain::delivery;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::api::words::{AttemptOutcome, DeliveryStatus, Time, WaitingReason};
+use crate::api::words::{AttemptOutcome, DeliveryState, Time, WaitingReason};
 
 /// One event on its way to one subscription.
 #[derive(Serialize, Object)]
@@ -15,7 +15,7 @@ pub(in crate::api) struct Delivery {
     /// Whose endpoint it goes to.
     subscription_id: Uuid,
     /// Where it stands.
-    status: DeliveryStatus,
+    status: DeliveryState,
     /// Its number within the subscription: grows by one with every accepted event.
     #[oai(validator(minimum(value = "1")))]
     sequence: i64,
@@ -95,7 +95,7 @@ impl Delivery {
         Self {
             id: delivery.id.0,
             subscription_id: delivery.subscription_id.0,
-            status: DeliveryStatus(delivery.status),
+            status: DeliveryState(delivery.status),
             sequence: delivery.sequence.0,
             ordering_key: delivery.ordering_key.map(|key| key.to_string()),
             attempt_count: delivery.attempt_count,

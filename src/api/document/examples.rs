@@ -43,7 +43,7 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
         "Delivery" => delivery(),
         "DeliveryPage" => json!({ "items": [delivery()], "next_cursor": "AAAAAAAAACo" }),
         "DeliveryAttempt" => attempt(),
-        "DeliveryStatusReport" => json!({ "delivery": delivery(), "attempts": [attempt()] }),
+        "DeliveryStatus" => json!({ "delivery": delivery(), "attempts": [attempt()] }),
         "TenantUpdate" => json!({
             "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
             "max_in_flight": null,

@@ -206,6 +206,7 @@ fn null_is_where_it_may_be() {
     for (schema, required) in [
         ("SubscriptionCreate", &["target_url"][..]),
         ("RateLimit", &["burst", "requests_per_second"]),
+        ("DeliveryStatus", &["attempts", "delivery"]),
         ("Tenant", &["ingest_limit", "max_in_flight", "rate_limit", "tenant"]),
         ("WaitingFor", &["reason", "sequence", "until"]),
         ("Problem", &["detail", "status", "title", "type"]),
