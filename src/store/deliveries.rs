@@ -11,6 +11,7 @@ use sea_orm::{
 
 use super::entity::webhook_deliveries::{Column, Entity, Model};
 use super::stats::{Counts, Writer};
+use super::subscriptions::live;
 use super::{Error, Store, tx};
 
 /// Which deliveries to list; what is left out does not matter.
@@ -194,13 +195,10 @@ impl Store {
                     return Ok(Replayed::NotFound);
                 };
                 let lane = SubscriptionId(old.subscription_id);
-                let Some((sequence, finished)) = take_sequence(tx, lane).await? else {
-                    return Ok(Replayed::NotFound);
+                let Some(sequence) = take_sequence(tx, lane, backlog_max).await? else {
+                    let found = live(lane).one(tx).await?;
+                    return Ok(found.map_or(Replayed::NotFound, |_| Replayed::BacklogFull(lane)));
                 };
-                if sequence > finished.saturating_add(backlog_max) {
-                    give_back_sequence(tx, lane).await?;
-                    return Ok(Replayed::BacklogFull(lane));
-                }
                 let more = "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1";
                 if tx::execute(tx, more, [old.event_id.into()]).await? == 0 {
                     return Err(Error::corrupt("delivery without an event", original));
@@ -231,23 +229,21 @@ impl Store {
     }
 }
 
-/// The next number of a lane, under its row's lock, and how many of its deliveries are finished at
-/// least; none where the subscription is gone.
-async fn take_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<Option<(i64, i64)>, Error> {
+/// The next number of a lane, under its row's lock; none where the subscription is gone or its
+/// backlog is full.
+async fn take_sequence(
+    tx: &DatabaseTransaction,
+    id: SubscriptionId,
+    backlog_max: i64,
+) -> Result<Option<i64>, Error> {
     let take = Statement::from_sql_and_values(
         tx.get_database_backend(),
-        "UPDATE lanes SET next_sequence = next_sequence + 1 WHERE subscription_id = $1 \
-         RETURNING next_sequence - 1, finished",
-        [id.0.into()],
+        "UPDATE lanes SET next_sequence = next_sequence + 1 \
+         WHERE subscription_id = $1 AND next_sequence <= finished + $2 RETURNING next_sequence - 1",
+        [id.0.into(), backlog_max.into()],
     );
-    let Some(row) = tx.query_one(take).await? else { return Ok(None) };
-    Ok(Some((row.try_get_by_index(0)?, row.try_get_by_index(1)?)))
-}
-
-/// Leaves no gap behind a number that was not used.
-async fn give_back_sequence(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<(), Error> {
-    let back = "UPDATE lanes SET next_sequence = next_sequence - 1 WHERE subscription_id = $1";
-    tx::execute(tx, back, [id.0.into()]).await.map(|_| ())
+    let row = tx.query_one(take).await?;
+    Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
 }
 
 fn to_delivery(row: Model) -> Result<Delivery, Error> {

@@ -294,7 +294,8 @@ async fn make_retries_due(tx: &DatabaseTransaction, id: SubscriptionId, now: Tim
     Ok(())
 }
 
-fn live(id: SubscriptionId) -> sea_orm::Select<subscriptions::Entity> {
+/// A subscription that is not deleted.
+pub(super) fn live(id: SubscriptionId) -> sea_orm::Select<subscriptions::Entity> {
     subscriptions::Entity::find_by_id(id.0).filter(subscriptions::Column::DeletedAtMs.is_null())
 }
 
