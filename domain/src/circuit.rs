@@ -87,6 +87,12 @@ impl Circuit {
         }
     }
 
+    /// The longest that an opening with this cool-down lasts, its jitter included.
+    #[must_use]
+    pub fn open_max(cool_down: Duration) -> Duration {
+        Jitter::from_thousandths(1000).lengthen(cool_down)
+    }
+
     /// Failed attempts in a row.
     #[must_use]
     pub const fn failures(self) -> u32 {
@@ -169,6 +175,7 @@ mod tests {
                 };
                 prop_assert_eq!(cool_down, plain);
                 prop_assert!(until >= now + plain && until <= now + plain.mul_f64(1.1));
+                prop_assert!(until <= now + Circuit::open_max(cool_down));
                 plain = (plain * 2).min(cool_down_max);
                 (now, circuit) = (until, Circuit::HalfOpen { cool_down, failures });
             }

@@ -96,7 +96,9 @@ fn health_in_lane(parts: &Parts, stored: LaneHealth) -> Health {
     let circuit = match (stored.circuit, stored.cool_down) {
         (CircuitState::Open | CircuitState::HalfOpen, Some(cool_down)) => Circuit::Open {
             // A probe that was under way when its process died goes again now.
-            until: stored.probe_at.map_or_else(Instant::now, |at| parts.clock.instant(at, cool_down)),
+            until: stored
+                .probe_at
+                .map_or_else(Instant::now, |at| parts.clock.instant(at, Circuit::open_max(cool_down))),
             cool_down,
             failures: stored.failures,
         },
