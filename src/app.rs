@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::Defaults;
@@ -21,8 +22,6 @@ use crate::dispatch::{self, Dispatch};
 use crate::sender::{self, Sender};
 use crate::store::{self, InstanceLock, Store};
 
-/// Requests in flight of a `key` or `none` subscription that names no number.
-const IN_FLIGHT_OF_ONE_SUBSCRIPTION: u32 = 8;
 /// How often the lock on the database is looked after.
 const LOCK_CHECK: Duration = Duration::from_secs(2);
 /// How long clients may take for what they had begun when the server stops.
@@ -158,7 +157,7 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
                 cool_down_max: config.retry_delay_max,
             },
             disable_after: config.disable_after,
-            max_in_flight: IN_FLIGHT_OF_ONE_SUBSCRIPTION,
+            in_flight: Adaptive::DEFAULT.within(config.in_flight_max),
         },
         in_flight_max: config.in_flight_max,
         backlog_max: config.backlog_max,

@@ -6,6 +6,7 @@
 use std::time::{Duration, Instant};
 
 use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::concurrency::InFlight;
 use posthorn_domain::delivery::OrderingKey;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence};
 use posthorn_domain::lane::{
@@ -60,7 +61,12 @@ fn step(lane: &mut Lane, now: Instant, recorded: &mut i64) -> bool {
     let event = match action {
         Action::Start { ticket, .. } => {
             let sequence = ticket.sequence;
-            Event::Finished { sequence, verdict: Verdict::Success, jitter: Jitter::default() }
+            Event::Finished {
+                sequence,
+                verdict: Verdict::Success,
+                took: Duration::from_millis(20),
+                jitter: Jitter::default(),
+            }
         }
         Action::Record(record) => {
             *recorded += 1;
@@ -76,7 +82,7 @@ fn outset(ordering: Ordering, in_flight_max: u32) -> Outset {
     let second = Duration::from_secs(1);
     let policy = Policy {
         ordering,
-        in_flight_max,
+        in_flight: InFlight::Fixed(in_flight_max),
         retry: RetryPolicy { max_retries: 5, delay: second, delay_max: second },
         on_exhausted: OnExhausted::Continue,
         circuit: CircuitPolicy { failure_threshold: 10, cool_down: second, cool_down_max: second },

@@ -13,7 +13,7 @@
 //!
 //! Kept at all times (and asserted after each event):
 //! - of each line at most one delivery is in flight or being recorded, and it is the line's first;
-//! - at most `in_flight_max` deliveries are in flight or being recorded, unless the limit was lowered;
+//! - at most as many deliveries as the limit says are in flight or being recorded, unless the limit was lowered;
 //! - a delivery goes on only after the outcome of the one before it is recorded;
 //! - nothing starts while the lane is held or its circuit open, and half-open lets one probe go;
 //! - the window and what waits beside it are bounded.
@@ -27,6 +27,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::circuit::Circuit;
+use crate::concurrency::{Concurrency, Sign};
 use crate::delivery::AttemptOutcome;
 use crate::id::Sequence;
 use crate::places::Claim;
@@ -44,6 +45,7 @@ pub use words::{
 #[derive(Debug)]
 pub struct Lane {
     policy: Policy,
+    concurrency: Concurrency,
     active: bool,
     /// The delivery whose outcome, once recorded, pauses or disables the subscription. Nothing
     /// starts meanwhile, whatever an older change says.
@@ -66,12 +68,14 @@ impl Lane {
     #[must_use]
     pub fn sized(sizes: Sizes, outset: &Outset, now: Instant) -> Self {
         let Outset { policy, active, health, last } = *outset;
+        let concurrency = Concurrency::new(policy.in_flight);
         Self {
             policy,
             active,
             closing: None,
             health: Health { circuit: health.circuit.without_probe(now), ..health },
-            window: Window::new(sizes, policy.ordering, policy.in_flight_max, last),
+            window: Window::new(sizes, policy.ordering, concurrency.limit(), last),
+            concurrency,
             hold: None,
             actions: VecDeque::new(),
         }
@@ -83,7 +87,10 @@ impl Lane {
             Event::Accepted(queued) => self.window.accepted(queued),
             Event::Stored { last } => self.window.stored(last),
             Event::Loaded(page) => self.window.loaded(page),
-            Event::Finished { sequence, verdict, jitter } => self.finished(sequence, verdict, jitter, now),
+            Event::Finished { sequence, verdict, took, jitter } => {
+                self.feel(sequence, verdict, took);
+                self.finished(sequence, verdict, jitter, now);
+            }
             Event::Recorded { sequence } => self.recorded(sequence),
             Event::Skipped { sequence } => self.window.skipped(sequence),
             Event::RetryNow { sequence } => self.window.retry_now(sequence, now),
@@ -149,13 +156,24 @@ impl Lane {
         !self.may_send() || blocked && !self.window.is_empty()
     }
 
-    /// Why a delivery is not being sent, as far as only the lane knows.
+    /// Why a delivery whose time and turn have come is not being sent; none where it is about to be.
     #[must_use]
-    pub fn held(&self, sequence: Sequence) -> Option<Held> {
+    pub fn held(&self, sequence: Sequence, now: Instant) -> Option<Held> {
         if self.window.is_in_flight(sequence) {
             return Some(Held::InFlight);
         }
-        self.window.is_ready(sequence).then_some(self.hold).flatten().map(Held::Gate)
+        match self.health.circuit {
+            Circuit::Open { until, .. } if until > now => Some(Held::Circuit(Some(until))),
+            Circuit::HalfOpen { .. } => Some(Held::Circuit(None)),
+            Circuit::Open { .. } | Circuit::Closed { .. } if self.is_full() => Some(Held::Limit),
+            Circuit::Open { .. } | Circuit::Closed { .. } => self.hold.map(Held::Gate),
+        }
+    }
+
+    /// Requests that may be in flight now.
+    #[must_use]
+    pub const fn in_flight_limit(&self) -> u32 {
+        self.concurrency.limit()
     }
 
     fn start(&mut self, now: Instant, gate: &mut impl Gate) -> Option<Action> {
@@ -190,6 +208,23 @@ impl Lane {
         } else {
             Claim::First
         }
+    }
+
+    /// What the end of a request says of how many the endpoint can bear.
+    fn feel(&mut self, sequence: Sequence, verdict: Verdict, took: Duration) {
+        let Some(flying) = self.window.flying(sequence).filter(|flying| !flying.flight.stale) else { return };
+        let sign = match verdict {
+            Verdict::Success => Sign::Success(took),
+            Verdict::Failure { overloaded: true, .. } => Sign::Overload,
+            Verdict::Failure { .. } => Sign::Neither,
+        };
+        if flying.flight.probe && verdict == Verdict::Success {
+            // It is back, and its backlog need not wait for what it bore while it went down.
+            self.concurrency = Concurrency::new(self.policy.in_flight);
+        } else {
+            self.concurrency.ended(sign, self.window.in_flight());
+        }
+        self.window.reconfigure(self.policy.ordering, self.concurrency.limit());
     }
 
     fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {
@@ -270,7 +305,7 @@ impl Lane {
 
     /// Whether an outcome has to be recorded before anything can start.
     fn is_full(&self) -> bool {
-        self.window.is_draining() || self.window.in_flight() >= self.policy.in_flight_max
+        self.window.is_draining() || self.window.in_flight() >= self.concurrency.limit()
     }
 
     fn recorded(&mut self, sequence: Sequence) {
@@ -284,14 +319,16 @@ impl Lane {
     fn changed(&mut self, change: &Change, now: Instant) {
         self.policy = change.policy;
         self.active = change.active;
+        self.concurrency.follow(change.policy.in_flight);
         if change.fresh_start {
             self.health = Health::NEW;
+            self.concurrency = Concurrency::new(change.policy.in_flight);
             self.window.fresh_start(now);
         }
         if change.retries_forgiven {
             self.window.forgive_retries();
         }
-        self.window.reconfigure(change.policy.ordering, change.policy.in_flight_max);
+        self.window.reconfigure(change.policy.ordering, self.concurrency.limit());
     }
 
     /// The invariants of the header.

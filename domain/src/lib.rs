@@ -1,13 +1,16 @@
 //! What decides in Posthorn: its words and its rules, without I/O, clock, randomness or async.
 //!
 //! Start with [`lane`], the state machine that says for one subscription which delivery may be
-//! sent now. What it is made of: [`retry`] and [`circuit`] (when), [`delivery`] and [`subscription`]
-//! (what), [`limits`] (how much of anything). At the edges, [`target`] and [`address`] say where a
+//! sent now. What it is made of: [`retry`], [`circuit`] and [`concurrency`] (when, how many at
+//! once), [`delivery`] and [`subscription`]
+//! (what), [`limits`] (how much of anything), [`waiting`]
+//! (why not now). At the edges, [`target`] and [`address`] say where a
 //! delivery may go, [`header`] and [`payload`] what may come in, and [`signature`] how both ends
 //! prove who they are.
 
 pub mod address;
 pub mod circuit;
+pub mod concurrency;
 pub mod delivery;
 pub mod header;
 pub mod id;
@@ -21,3 +24,4 @@ pub mod subscription;
 pub mod target;
 pub mod tenant;
 pub mod time;
+pub mod waiting;

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::circuit::CircuitPolicy;
+use crate::concurrency::{Adaptive, InFlight};
 use crate::delivery::named_states;
 use crate::header::StaticHeaders;
 use crate::id::SubscriptionId;
@@ -93,7 +94,7 @@ pub struct SubscriptionConfig {
     pub headers: StaticHeaders,
     /// Which deliveries wait for which.
     pub ordering: Ordering,
-    /// Requests in flight at most; always 1 for `strict`.
+    /// Requests in flight at most; always 1 for `strict`. None: found out by how the endpoint answers.
     pub max_in_flight: Option<u32>,
     /// Requests per second at most.
     pub rate_limit: Option<RateLimit>,
@@ -152,7 +153,7 @@ pub struct Defaults {
     /// Failing this long without one success disables a subscription; none: never.
     pub disable_after: Option<Duration>,
     /// Requests in flight of a `key` or `none` subscription that names no number.
-    pub max_in_flight: u32,
+    pub in_flight: Adaptive,
 }
 
 impl SubscriptionConfig {
@@ -166,12 +167,13 @@ impl SubscriptionConfig {
         }
     }
 
-    /// Requests in flight at most.
+    /// How many requests may be in flight.
     #[must_use]
-    pub fn in_flight_max(&self, defaults: &Defaults) -> u32 {
-        match self.ordering {
-            Ordering::Strict => 1,
-            Ordering::Key | Ordering::None => self.max_in_flight.unwrap_or(defaults.max_in_flight),
+    pub fn in_flight(&self, defaults: &Defaults) -> InFlight {
+        match (self.ordering, self.max_in_flight) {
+            (Ordering::Strict, _) => InFlight::Fixed(1),
+            (Ordering::Key | Ordering::None, Some(given)) => InFlight::Fixed(given),
+            (Ordering::Key | Ordering::None, None) => InFlight::Adaptive(defaults.in_flight),
         }
     }
 

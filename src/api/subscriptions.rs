@@ -60,7 +60,8 @@ impl Subscriptions {
         let (tenant, config) = check::creation(body.0, &self.guard)?;
         let view = self.control.create(tenant, config).await?;
         let location = format!("/subscriptions/{}", view.subscription.id);
-        Ok(CreateAnswer::Created(Json(view.into()), location))
+        let limit = self.control.in_flight_limit(&view.subscription);
+        Ok(CreateAnswer::Created(Json(CreatedSubscription::new(view, limit)), location))
     }
 
     /// List subscriptions, the newest first
@@ -81,7 +82,7 @@ impl Subscriptions {
         let filter = SubscriptionFilter { tenant, status: status.0.map(|word| word.0) };
         let found = self.control.store().list_subscriptions(&filter, page, limit).await?;
         Ok(Json(PaginatedSubscriptions {
-            items: found.items.into_iter().map(Subscription::from).collect(),
+            items: found.items.into_iter().map(|view| self.seen(view)).collect(),
             total: found.total,
             page,
             limit,
@@ -96,7 +97,7 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        shown(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
+        self.shown(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
     }
 
     /// Change a subscription
@@ -114,7 +115,7 @@ impl Subscriptions {
         let change = Change::check(body.0, &self.guard)?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
-        shown(self.control.update(id, |config| change.apply(config)).await?)
+        self.shown(self.control.update(id, |config| change.apply(config)).await?)
     }
 
     /// Delete a subscription
@@ -140,7 +141,7 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        changed(self.control.pause(SubscriptionId(id.0)).await?)
+        self.changed(self.control.pause(SubscriptionId(id.0)).await?)
     }
 
     /// Resume a paused subscription
@@ -152,7 +153,7 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        changed(self.control.resume(SubscriptionId(id.0)).await?)
+        self.changed(self.control.resume(SubscriptionId(id.0)).await?)
     }
 
     /// Enable a disabled subscription
@@ -162,7 +163,7 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        changed(self.control.enable(SubscriptionId(id.0)).await?)
+        self.changed(self.control.enable(SubscriptionId(id.0)).await?)
     }
 
     /// Show the signing secret
@@ -205,15 +206,22 @@ impl Subscriptions {
     }
 }
 
-fn shown(view: Option<SubscriptionView>) -> Result<Json<Subscription>, Problem> {
-    view.map(|view| Json(view.into())).ok_or_else(Problem::no_subscription)
-}
+impl Subscriptions {
+    fn seen(&self, view: SubscriptionView) -> Subscription {
+        let limit = self.control.in_flight_limit(&view.subscription);
+        Subscription::new(view, limit)
+    }
 
-fn changed(transition: Transition) -> Result<Json<Subscription>, Problem> {
-    match transition {
-        Transition::Done(view) => Ok(Json((*view).into())),
-        Transition::Disabled => Err(Problem::disabled()),
-        Transition::NotFound => Err(Problem::no_subscription()),
+    fn shown(&self, view: Option<SubscriptionView>) -> Result<Json<Subscription>, Problem> {
+        view.map(|view| Json(self.seen(view))).ok_or_else(Problem::no_subscription)
+    }
+
+    fn changed(&self, transition: Transition) -> Result<Json<Subscription>, Problem> {
+        match transition {
+            Transition::Done(view) => Ok(Json(self.seen(*view))),
+            Transition::Disabled => Err(Problem::disabled()),
+            Transition::NotFound => Err(Problem::no_subscription()),
+        }
     }
 }
 

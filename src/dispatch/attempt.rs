@@ -36,7 +36,11 @@ impl From<Reply> for Attempted {
         let verdict = if reply.is_success() {
             Verdict::Success
         } else {
-            Verdict::Failure { retry_after: reply.retry_after, gone: reply.is_gone() }
+            Verdict::Failure {
+                retry_after: reply.retry_after,
+                gone: reply.is_gone(),
+                overloaded: reply.is_overloaded(),
+            }
         };
         Self {
             verdict,
@@ -52,7 +56,7 @@ impl Attempted {
     /// One that never got as far as a request.
     fn unsent(error: &str) -> Self {
         Self {
-            verdict: Verdict::Failure { retry_after: None, gone: false },
+            verdict: Verdict::Failure { retry_after: None, gone: false, overloaded: false },
             status_code: None,
             body: None,
             error: Some(error.to_owned()),

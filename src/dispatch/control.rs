@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use posthorn_domain::delivery::{Delivery, OrderingKey, WaitingFor, WaitingReason};
-use posthorn_domain::id::{DeliveryId, EventId, SubscriptionId};
-use posthorn_domain::lane::{Held, Hold, Queued, Ticket};
+use posthorn_domain::delivery::{Delivery, OrderingKey, WaitingFor};
+use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::lane::{Held, Queued, Ticket};
 use posthorn_domain::limits::SIGNING_SECRET_OVERLAP;
 use posthorn_domain::signature::{SIGNING_SECRET_BYTES, SigningSecret};
 use posthorn_domain::subscription::{
     Ordering, SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus,
 };
 use posthorn_domain::tenant::Tenant;
+use posthorn_domain::waiting::{Facts, StoredCircuit};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -366,6 +367,14 @@ impl Control {
         Ok(Accepted { delivery_id: delivery.id, replayed: false })
     }
 
+    /// Requests that may be in flight to a subscription's endpoint now: what its lane has found out,
+    /// or where it would begin.
+    #[must_use]
+    pub fn in_flight_limit(&self, subscription: &Subscription) -> u32 {
+        let start = subscription.config.in_flight(&self.parts.settings.defaults).start();
+        self.parts.limits.of(subscription.id).unwrap_or(start)
+    }
+
     /// Why each of `deliveries`, all of one subscription, is not being sent right now; none for
     /// those that are finished.
     pub async fn waiting_for(
@@ -382,11 +391,19 @@ impl Control {
         let held = self.held(id, deliveries).await;
         let mut reasons = Vec::with_capacity(deliveries.len());
         for (delivery, held) in deliveries.iter().zip(held) {
-            reasons.push(if delivery.status.is_finished() {
-                None
-            } else {
-                Some(self.why(&view, delivery, held).await?)
-            });
+            let facts = Facts {
+                status: delivery.status,
+                due: delivery.next_attempt_at,
+                standing: view.subscription.status,
+                earlier: self.earlier(&view.subscription, delivery).await?,
+                circuit: match view.circuit.state {
+                    CircuitState::Closed => StoredCircuit::Closed,
+                    CircuitState::Open | CircuitState::HalfOpen => StoredCircuit::Open(view.circuit.retry_at),
+                },
+                held,
+            };
+            let clock = self.parts.clock;
+            reasons.push(facts.explain(clock.now(), |at| clock.timestamp(at)));
         }
         Ok(reasons)
     }
@@ -402,50 +419,15 @@ impl Control {
         }
     }
 
-    async fn why(
-        &self,
-        view: &SubscriptionView,
-        delivery: &Delivery,
-        held: Option<Held>,
-    ) -> Result<WaitingFor, Error> {
-        let now = self.parts.clock.now();
-        if held == Some(Held::InFlight) {
-            return Ok(WaitingFor::reason(WaitingReason::InFlight));
-        }
-        match view.subscription.status {
-            SubscriptionStatus::Paused => return Ok(WaitingFor::reason(WaitingReason::Paused)),
-            SubscriptionStatus::Disabled => return Ok(WaitingFor::reason(WaitingReason::Disabled)),
-            SubscriptionStatus::Active => {}
-        }
-        if let Some(sequence) = self.earlier(&view.subscription, delivery).await? {
-            let reason = WaitingReason::EarlierDelivery;
-            return Ok(WaitingFor { reason, until: None, sequence: Some(sequence) });
-        }
-        if let Some(due) = delivery.next_attempt_at.filter(|due| *due > now) {
-            return Ok(WaitingFor::until(WaitingReason::Retry, due));
-        }
-        if view.circuit.state != CircuitState::Closed {
-            let reason = WaitingReason::CircuitOpen;
-            return Ok(WaitingFor { reason, until: view.circuit.retry_at, sequence: None });
-        }
-        let until = |at| self.parts.clock.timestamp(at);
-        Ok(match held {
-            Some(Held::Gate(Hold::Rate(at))) => WaitingFor::until(WaitingReason::RateLimit, until(at)),
-            Some(Held::Gate(Hold::TenantRate(at))) => {
-                WaitingFor::until(WaitingReason::TenantRateLimit, until(at))
-            }
-            Some(Held::Gate(Hold::Capacity) | Held::InFlight) | None => {
-                WaitingFor::reason(WaitingReason::Capacity)
-            }
-        })
-    }
-
     /// The earlier delivery that `delivery` has to wait for.
     async fn earlier(
         &self,
         subscription: &Subscription,
         delivery: &Delivery,
-    ) -> Result<Option<posthorn_domain::id::Sequence>, Error> {
+    ) -> Result<Option<Sequence>, Error> {
+        if delivery.status.is_finished() {
+            return Ok(None);
+        }
         match (subscription.config.ordering, &delivery.ordering_key) {
             (Ordering::Strict, _) => self.parts.store.earlier_unfinished(delivery, None).await,
             (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,

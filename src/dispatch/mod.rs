@@ -23,6 +23,7 @@ mod control;
 mod dispatcher;
 mod ingest_writer;
 mod janitor;
+mod limits;
 mod outcome_writer;
 mod pace;
 mod root;
@@ -50,6 +51,7 @@ use admission::Admission;
 use backlogs::Backlogs;
 use dispatcher::DispatcherLink;
 use ingest_writer::IngestQueue;
+use limits::Limits;
 use outcome_writer::OutcomeQueue;
 use tenants::Tenants;
 
@@ -82,6 +84,7 @@ struct Parts {
     clock: Clock,
     admission: Arc<Admission>,
     backlogs: Backlogs,
+    limits: Limits,
     ingest: IngestQueue,
     outcomes: OutcomeQueue,
     dispatcher: DispatcherLink,
@@ -94,6 +97,7 @@ impl Parts {
             settings,
             backlogs: Backlogs::new(store.clone()),
             tenants: Tenants::new(store.clone()),
+            limits: Limits::default(),
             store,
             caches,
             sender,

@@ -27,6 +27,7 @@ use self::gate::ShellGate;
 use super::admission::Place;
 use super::attempt::Attempted;
 use super::dispatcher::DispatcherMsg;
+use super::limits::ShownLimit;
 use super::outcome_writer::{Ended, Item};
 use super::tenants::TenantState;
 use super::{Parts, attempt};
@@ -108,6 +109,7 @@ struct Shell {
     subscription: Arc<Subscription>,
     lane: Lane,
     gate: ShellGate,
+    shown: ShownLimit,
     flights: HashMap<Sequence, Flight>,
     timer: Option<(Instant, AbortOnDropHandle<()>)>,
     idle_since: Option<Instant>,
@@ -195,8 +197,10 @@ impl State {
             self.offer_to_leave(myself, None, false);
             return;
         };
+        let lane = Lane::new(&outset, Instant::now());
         self.shell = Some(Shell {
-            lane: Lane::new(&outset, Instant::now()),
+            shown: ShownLimit::new(&self.parts.limits, self.id, lane.in_flight_limit()),
+            lane,
             gate: ShellGate::new(
                 Arc::clone(&self.parts),
                 myself.clone(),
@@ -249,6 +253,7 @@ impl State {
             }
         }
         shell.gate.rest();
+        shell.shown.show(shell.lane.in_flight_limit());
         let wake_up = shell.lane.next_wakeup();
         let leave = shell.lane.is_idle()
             && wake_up.is_none_or(|at| at > now + LINGER)
@@ -293,12 +298,12 @@ impl Shell {
                 Some(Event::Loaded(page.into_iter().map(|row| read::queued(parts, row, now)).collect()))
             }
             LaneMsg::Attempted(sequence, reply) => {
-                let verdict = reply.verdict;
+                let (verdict, took) = (reply.verdict, reply.duration);
                 if let Some(flight) = self.flights.get_mut(&sequence) {
                     flight.reply = Some(reply);
                 }
                 let jitter = Jitter::from_thousandths(rand::rng().random_range(-1000..=1000));
-                Some(Event::Finished { sequence, verdict, jitter })
+                Some(Event::Finished { sequence, verdict, took, jitter })
             }
             LaneMsg::Recorded(sequence) => {
                 if self.closed_by == Some(sequence) {
@@ -319,7 +324,7 @@ impl Shell {
                 Some(Event::Tick)
             }
             LaneMsg::Explain(sequences, reply) => {
-                let held = sequences.into_iter().map(|sequence| self.held(sequence)).collect();
+                let held = sequences.into_iter().map(|sequence| self.held(sequence, now)).collect();
                 // Whoever asked may have left.
                 let _ = reply.send(held);
                 None
@@ -330,11 +335,11 @@ impl Shell {
         }
     }
 
-    fn held(&self, sequence: Sequence) -> Option<Held> {
-        match self.lane.held(sequence)? {
-            Held::Gate(hold) => Some(Held::Gate(self.gate.explain(hold))),
-            Held::InFlight => Some(Held::InFlight),
-        }
+    fn held(&self, sequence: Sequence, now: Instant) -> Option<Held> {
+        Some(match self.lane.held(sequence, now)? {
+            Held::Gate(hold) => Held::Gate(self.gate.explain(hold)),
+            held @ (Held::InFlight | Held::Circuit(_) | Held::Limit) => held,
+        })
     }
 
     /// What a change means; of an older copy than the one at hand, only what it started.

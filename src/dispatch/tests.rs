@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
@@ -185,7 +186,7 @@ async fn start(store: &Store) -> Dispatch {
                 cool_down_max: Duration::from_secs(10),
             },
             disable_after: None,
-            max_in_flight: 8,
+            in_flight: Adaptive::DEFAULT,
         },
         backlog_max: 1_000_000,
         in_flight_max: 64,

@@ -103,4 +103,10 @@ impl Reply {
     pub fn is_gone(&self) -> bool {
         self.status_code == Some(410)
     }
+
+    /// The endpoint has too much to do: it let the time run out, or answered 429 or 503.
+    #[must_use]
+    pub fn is_overloaded(&self) -> bool {
+        self.error == Some(Failure::Timeout) || matches!(self.status_code, Some(429 | 503))
+    }
 }

@@ -29,6 +29,7 @@ mod errors;
 mod exhausted;
 mod harness;
 mod idempotency;
+mod in_flight;
 mod ingest;
 mod ingest_signature;
 mod isolation;

@@ -5,6 +5,7 @@
 
 mod change;
 mod circuit;
+mod concurrency;
 mod keys;
 mod order;
 mod pace;
@@ -15,13 +16,14 @@ use uuid::Uuid;
 
 use super::*;
 use crate::circuit::CircuitPolicy;
+use crate::concurrency::InFlight;
 use crate::delivery::OrderingKey;
 use crate::id::{DeliveryId, EventId};
 use crate::retry::RetryPolicy;
 
 const POLICY: Policy = Policy {
     ordering: Ordering::Strict,
-    in_flight_max: 1,
+    in_flight: InFlight::Fixed(1),
     retry: RetryPolicy { max_retries: 2, delay: secs(10), delay_max: secs(900) },
     on_exhausted: OnExhausted::Continue,
     circuit: CircuitPolicy { failure_threshold: 100, cool_down: secs(30), cool_down_max: secs(100) },
@@ -31,8 +33,11 @@ const POLICY: Policy = Policy {
 const OUTSET: Outset = Outset { policy: POLICY, active: true, health: Health::NEW, last: Sequence::ZERO };
 
 const SUCCESS: Verdict = Verdict::Success;
-const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false };
-const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true };
+const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false, overloaded: false };
+const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true, overloaded: false };
+
+/// What a request takes.
+const TOOK: Duration = Duration::from_millis(20);
 
 /// A start as the stories tell it: which delivery, which attempt.
 type Start = (i64, u32);
@@ -115,7 +120,7 @@ impl Rig {
     /// A request ends; its outcome is not recorded yet.
     fn finish(&mut self, sequence: i64, verdict: Verdict) -> Vec<Start> {
         let (sequence, jitter) = (Sequence(sequence), Jitter::default());
-        self.say(Event::Finished { sequence, verdict, jitter })
+        self.say(Event::Finished { sequence, verdict, took: TOOK, jitter })
     }
 
     fn record(&mut self, sequence: i64) -> Vec<Start> {
@@ -143,6 +148,10 @@ impl Rig {
         self.say(Event::Tick)
     }
 
+    fn held(&self, sequence: i64) -> Option<Held> {
+        self.lane.held(Sequence(sequence), self.now)
+    }
+
     fn last(&self) -> &Record {
         self.records.last().expect("an outcome to record")
     }
@@ -163,7 +172,7 @@ const fn secs(seconds: u64) -> Duration {
 }
 
 fn policy(ordering: Ordering, in_flight_max: u32) -> Policy {
-    Policy { ordering, in_flight_max, ..POLICY }
+    Policy { ordering, in_flight: InFlight::Fixed(in_flight_max), ..POLICY }
 }
 
 /// The rules are these and nothing else changed.
@@ -173,6 +182,10 @@ fn rules(policy: Policy) -> Change {
 
 fn held(policy: Policy) -> Change {
     Change { active: false, ..rules(policy) }
+}
+
+fn numbers(started: &[Start]) -> Vec<i64> {
+    started.iter().map(|(sequence, _)| *sequence).collect()
 }
 
 fn plain(sequence: i64) -> Queued {

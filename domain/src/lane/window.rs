@@ -252,12 +252,14 @@ impl Window {
         }
     }
 
-    /// Another ordering, and another limit in flight. What stands in the old lines is read anew once
+    /// This ordering and this limit in flight from now on. What stands in the old lines is read anew once
     /// nothing is in flight; until then nothing starts.
     pub(super) fn reconfigure(&mut self, ordering: Ordering, in_flight_max: u32) {
-        self.key_depth = key_depth(self.sizes, in_flight_max);
-        for line in self.lines.keys().cloned().collect::<Vec<_>>() {
-            self.shed(&line);
+        let key_depth = key_depth(self.sizes, in_flight_max);
+        if std::mem::replace(&mut self.key_depth, key_depth) > key_depth {
+            for line in self.lines.keys().cloned().collect::<Vec<_>>() {
+                self.shed(&line);
+            }
         }
         self.next_ordering = (self.ordering != ordering).then_some(ordering);
         self.reorder_when_quiet();
@@ -295,10 +297,6 @@ impl Window {
 
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
-    }
-
-    pub(super) fn is_ready(&self, sequence: Sequence) -> bool {
-        self.ready.contains(&sequence)
     }
 
     pub(super) fn next_due(&self) -> Option<Instant> {

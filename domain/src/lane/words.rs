@@ -4,6 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::circuit::{Circuit, CircuitPolicy};
+use crate::concurrency::InFlight;
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
 use crate::limits::{LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
@@ -16,8 +17,8 @@ use crate::subscription::{Defaults, OnExhausted, Ordering, StatusReason, Subscri
 pub struct Policy {
     /// Which deliveries wait for which.
     pub ordering: Ordering,
-    /// Deliveries in flight at once; 1 for `strict`.
-    pub in_flight_max: u32,
+    /// How many deliveries may be in flight at once; one for `strict`.
+    pub in_flight: InFlight,
     /// When a failed delivery is tried again.
     pub retry: RetryPolicy,
     /// What becomes of the lane when a delivery has used up its retries.
@@ -34,7 +35,7 @@ impl Policy {
     pub fn of(config: &SubscriptionConfig, defaults: &Defaults) -> Self {
         Self {
             ordering: config.ordering,
-            in_flight_max: config.in_flight_max(defaults),
+            in_flight: config.in_flight(defaults),
             retry: config.retry_policy(defaults),
             on_exhausted: config.retry.on_exhausted.unwrap_or(OnExhausted::Continue),
             circuit: defaults.circuit,
@@ -82,6 +83,8 @@ pub enum Verdict {
         retry_after: Option<Duration>,
         /// It says that there is nothing any more (410).
         gone: bool,
+        /// It has too much to do: it let time run out, or answered 429 or 503.
+        overloaded: bool,
     },
 }
 
@@ -105,6 +108,8 @@ pub enum Event {
         sequence: Sequence,
         /// How.
         verdict: Verdict,
+        /// How long it took.
+        took: Duration,
         /// A fresh draw; it moves the retry, and the probe where the circuit opens.
         jitter: Jitter,
     },
@@ -237,12 +242,17 @@ pub trait Gate {
     fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold>;
 }
 
-/// Why a delivery of the window is not being sent, as far as only its lane knows.
+/// Why a delivery is not being sent though its own time and turn have come, as far as only its lane
+/// knows. It holds for what is far beyond the window, too: that waits for the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Held {
     /// It is being sent.
     InFlight,
-    /// The gate holds it.
+    /// The circuit is open until then; none: its probe is in flight.
+    Circuit(Option<Instant>),
+    /// As many of the lane's are in flight as may be.
+    Limit,
+    /// The gate lets nothing through.
     Gate(Hold),
 }
 

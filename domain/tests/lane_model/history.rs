@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::concurrency::{Adaptive, InFlight};
 use posthorn_domain::lane::{Policy, Sizes, Verdict};
 use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::{OnExhausted, Ordering, SubscriptionStatus};
@@ -78,16 +79,24 @@ pub(super) fn policy() -> impl Strategy<Value = Policy> {
         prop_oneof![2 => Just(Ordering::Strict), 3 => Just(Ordering::Key), 1 => Just(Ordering::None)];
     let on_exhausted = prop_oneof![Just(OnExhausted::Continue), Just(OnExhausted::Pause)];
     let disable_after = prop_oneof![3 => Just(None), 1 => Just(Some(secs(6)))];
-    (ordering, 1_u32..6, 0_u32..4, on_exhausted, 1_u32..6, disable_after).prop_map(
-        |(ordering, in_flight_max, max_retries, on_exhausted, failure_threshold, disable_after)| Policy {
+    (ordering, in_flight(), 0_u32..4, on_exhausted, 1_u32..6, disable_after).prop_map(
+        |(ordering, in_flight, max_retries, on_exhausted, failure_threshold, disable_after)| Policy {
             ordering,
-            in_flight_max: if ordering == Ordering::Strict { 1 } else { in_flight_max },
+            in_flight: if ordering == Ordering::Strict { InFlight::Fixed(1) } else { in_flight },
             retry: RetryPolicy { max_retries, delay: secs(1), delay_max: secs(3) },
             on_exhausted,
             circuit: CircuitPolicy { failure_threshold, cool_down: secs(2), cool_down_max: secs(5) },
             disable_after,
         },
     )
+}
+
+fn in_flight() -> impl Strategy<Value = InFlight> {
+    let adaptive = (1_u32..6).prop_flat_map(|max| (1..=max, Just(max)));
+    prop_oneof![
+        2 => (1_u32..6).prop_map(InFlight::Fixed),
+        1 => adaptive.prop_map(|(start, max)| InFlight::Adaptive(Adaptive { start, max })),
+    ]
 }
 
 pub(super) fn steps(burst_max: usize, count_max: usize) -> impl Strategy<Value = Vec<Step>> {
@@ -128,12 +137,13 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
-    let failure = |retry_after, gone| Verdict::Failure { retry_after, gone };
+    let failure = |retry_after, gone| Verdict::Failure { retry_after, gone, overloaded: false };
     prop_oneof![
         10 => Just(Verdict::Success),
         10 => Just(failure(None, false)),
         2 => (0_u64..4).prop_map(move |seconds| failure(Some(secs(seconds)), false)),
         1 => Just(failure(None, true)),
+        2 => Just(Verdict::Failure { retry_after: None, gone: false, overloaded: true }),
     ]
 }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use posthorn_domain::circuit::Circuit;
+use posthorn_domain::concurrency::InFlight;
 use posthorn_domain::delivery::{AttemptOutcome, OrderingKey};
 use posthorn_domain::id::Sequence;
 use posthorn_domain::lane::{Health, Policy, Record, Standing, Verdict};
@@ -123,8 +124,7 @@ impl Reference {
         assert!(!self.is_draining(), "{sequence} starts before the ordering is changed");
         assert!(!self.ended.contains(&sequence), "{sequence} starts though the lane knows its end");
         assert_eq!(attempt, row.attempts + 1, "the attempt of {sequence}");
-        let limit = usize::try_from(self.told.policy.in_flight_max).unwrap();
-        assert!(flying.len() < limit, "{sequence} is one too many in flight");
+        assert!(flying.len() < most(self.told.policy.in_flight), "{sequence} is one too many in flight");
         for other in flying {
             let other = store.row(other.sequence);
             assert!(!same_line(self.ordering, row, other), "{sequence} beside {}", other.sequence);
@@ -352,4 +352,14 @@ fn line(ordering: Ordering, row: &Row) -> Option<String> {
         Ordering::Key => row.key.as_ref().map(OrderingKey::to_string),
         Ordering::None => None,
     }
+}
+
+/// The most that may ever be in flight. What a limit that follows its endpoint is at the moment is its
+/// own module's matter.
+fn most(in_flight: InFlight) -> usize {
+    let most = match in_flight {
+        InFlight::Fixed(limit) => limit,
+        InFlight::Adaptive(bounds) => bounds.max,
+    };
+    usize::try_from(most).unwrap()
 }

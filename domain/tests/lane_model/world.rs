@@ -1,7 +1,7 @@
 //! The world around a lane: it does what the lane wants, late, in any order, or never.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use posthorn_domain::delivery::OrderingKey;
 use posthorn_domain::id::Sequence;
@@ -204,7 +204,8 @@ impl World {
         let flight = self.flying.remove(at);
         self.ended = Some(self.reference.ends(flight, verdict, jitter, self.now));
         let jitter = Jitter::from_thousandths(jitter);
-        self.tell(Event::Finished { sequence: flight.sequence, verdict, jitter });
+        let took = Duration::from_millis(20);
+        self.tell(Event::Finished { sequence: flight.sequence, verdict, took, jitter });
         assert!(self.ended.is_none(), "the end of {} is not recorded", flight.sequence);
     }
 
@@ -435,7 +436,7 @@ impl World {
 
     /// With everything told and done, a place is free only where nothing could take it.
     fn check_places(&self) {
-        let limit = usize::try_from(self.store.policy.in_flight_max).unwrap();
+        let limit = self.lane.as_ref().map_or(0, |lane| usize::try_from(lane.in_flight_limit()).unwrap());
         let held = self.lane.is_none() || !self.reference.is_closed() || self.reference.is_draining();
         let waiting = self.store.unfinished().filter(|row| row.due.is_some_and(|due| due > self.now)).count();
         if self.flying.len() >= limit || held || waiting >= self.sizes.waiting {

@@ -40,7 +40,7 @@ pub(in crate::api) struct Delivery {
 pub(in crate::api) struct WaitingFor {
     /// What it waits for.
     reason: WaitingReason,
-    /// Until when, where that is known.
+    /// Not before this time, where it is known.
     until: Option<Time>,
     /// The number of the delivery it waits for, where it is one.
     #[oai(validator(minimum(value = "1")))]

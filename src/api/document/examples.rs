@@ -117,6 +117,7 @@ fn subscription() -> Value {
         "headers": { "x-team": "orders" },
         "ordering": "strict",
         "max_in_flight": 1,
+        "in_flight_limit": 1,
         "rate_limit": { "requests_per_second": 10.0, "burst": 20 },
         "retry": {
             "max_retries": 8,

@@ -36,7 +36,7 @@ macro_rules! subscription_body {
             /// Which deliveries wait for which; `strict` where left out.
             #[serde(default)]
             pub(super) ordering: MaybeUndefined<Ordering>,
-            /// Requests in flight at most; 1 for `strict`. Left out: as configured.
+            /// Requests in flight at most; 1 for `strict`. Left out: as many as the endpoint bears, see `in_flight_limit`.
             #[serde(default)]
             #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
             pub(super) max_in_flight: MaybeUndefined<u32>,

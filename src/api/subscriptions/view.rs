@@ -27,9 +27,15 @@ pub(in crate::api) struct Subscription {
     headers: BTreeMap<String, String>,
     /// Which deliveries wait for which.
     ordering: Ordering,
-    /// Requests in flight at most; always 1 for `strict`.
+    /// Requests in flight at most; always 1 for `strict`. Null: as many as the endpoint bears, see
+    /// `in_flight_limit`.
     #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
     max_in_flight: Option<u32>,
+    /// Requests that may be in flight now: `max_in_flight`, or what is found out where that is null. It
+    /// grows while the endpoint answers as fast as ever, and falls on time-outs, 429, 503 and when
+    /// answers become slow.
+    #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+    in_flight_limit: u32,
     /// Requests per second at most.
     rate_limit: Option<RateLimit>,
     /// Its own retries.
@@ -114,15 +120,18 @@ pub(in crate::api) struct PaginatedSubscriptions {
     pub(super) pages: u64,
 }
 
-impl From<SubscriptionView> for CreatedSubscription {
-    fn from(view: SubscriptionView) -> Self {
+impl CreatedSubscription {
+    pub(super) fn new(view: SubscriptionView, in_flight_limit: u32) -> Self {
         let signing_secret = view.subscription.signing.current.expose();
-        Self { subscription: view.into(), signing_secret }
+        Self { subscription: Subscription::new(view, in_flight_limit), signing_secret }
     }
 }
 
-impl From<SubscriptionView> for Subscription {
-    fn from(SubscriptionView { subscription, circuit }: SubscriptionView) -> Self {
+impl Subscription {
+    pub(super) fn new(
+        SubscriptionView { subscription, circuit }: SubscriptionView,
+        in_flight_limit: u32,
+    ) -> Self {
         let config = subscription.config;
         let max_in_flight = match config.ordering {
             subscription::Ordering::Strict => Some(1),
@@ -136,6 +145,7 @@ impl From<SubscriptionView> for Subscription {
             headers: config.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             ordering: Ordering(config.ordering),
             max_in_flight,
+            in_flight_limit,
             rate_limit: config.rate_limit.map(RateLimit::from),
             retry: RetryPolicy::of(config.retry),
             timeout_seconds: config.timeout.map(|timeout| timeout.as_secs_f64()),

@@ -5,7 +5,7 @@ use super::*;
 const BREAKS: Policy = Policy { circuit: CircuitPolicy { failure_threshold: 2, ..POLICY.circuit }, ..POLICY };
 
 fn breaks(in_flight_max: u32) -> Policy {
-    Policy { ordering: Ordering::None, in_flight_max, ..BREAKS }
+    Policy { ordering: Ordering::None, in_flight: InFlight::Fixed(in_flight_max), ..BREAKS }
 }
 
 fn circuit(rig: &Rig) -> Circuit {
@@ -50,7 +50,7 @@ fn the_probe_waits_for_its_retry_time() {
     rig.accept([plain(1)]);
     rig.end(1, FAILURE);
     rig.wait(10);
-    rig.end(1, Verdict::Failure { retry_after: Some(secs(45)), gone: false });
+    rig.end(1, Verdict::Failure { retry_after: Some(secs(45)), gone: false, overloaded: false });
     assert_eq!(rig.wakes_in(), Some(45), "the later of cool-down and retry");
     assert_eq!(rig.wait(30), []);
     assert_eq!(rig.wakes_in(), Some(15));
@@ -169,7 +169,7 @@ fn jitter_puts_the_probe_off() {
             Rig::new(Policy { circuit: CircuitPolicy { failure_threshold: 1, ..POLICY.circuit }, ..POLICY });
         rig.accept([plain(1)]);
         let jitter = Jitter::from_thousandths(thousandths);
-        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, jitter });
+        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, took: TOOK, jitter });
         let until = rig.now + Duration::from_millis(millis);
         assert_eq!(circuit(&rig), Circuit::Open { until, cool_down: secs(30), failures: 1 });
     }

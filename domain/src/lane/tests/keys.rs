@@ -49,10 +49,6 @@ fn repeat(key: &str, times: usize) -> impl Iterator<Item = String> + use<> {
     std::iter::repeat_n(key.to_owned(), times)
 }
 
-fn numbers(started: &[Start]) -> Vec<i64> {
-    started.iter().map(|(sequence, _)| *sequence).collect()
-}
-
 #[test]
 fn a_blocked_key_costs_one_place_whatever_stands_behind_it() {
     let mut store = store(repeat("blocked", 10_000).chain(repeat("free", 3)));

@@ -9,12 +9,12 @@ fn a_limiter_holds_and_wakes() {
         let until = rig.now + secs(3);
         rig.gate.hold = Some(hold(until));
         assert_eq!(rig.accept([plain(1)]), []);
-        assert_eq!(rig.lane.held(Sequence(1)), Some(Held::Gate(hold(until))));
+        assert_eq!(rig.held(1), Some(Held::Gate(hold(until))));
         assert_eq!(rig.wakes_in(), Some(3));
         assert!(rig.lane.is_idle(), "the lane may sleep until then");
         rig.gate.hold = None;
         assert_eq!(rig.wait(3), [(1, 1)]);
-        assert_eq!(rig.lane.held(Sequence(1)), Some(Held::InFlight));
+        assert_eq!(rig.held(1), Some(Held::InFlight));
         assert_eq!(rig.gate.admitted, 1, "one turn for one start");
     }
 }
@@ -24,7 +24,7 @@ fn a_full_node_holds_until_a_place_is_free() {
     let mut rig = Rig::new(POLICY);
     rig.gate.hold = Some(Hold::Capacity);
     assert_eq!(rig.accept([plain(1)]), []);
-    assert_eq!(rig.lane.held(Sequence(1)), Some(Held::Gate(Hold::Capacity)));
+    assert_eq!(rig.held(1), Some(Held::Gate(Hold::Capacity)));
     assert_eq!(rig.wakes_in(), None);
     assert!(!rig.lane.is_idle(), "it will be told when a place is free");
     rig.gate.hold = None;
@@ -39,7 +39,7 @@ fn the_gate_is_not_asked_in_vain() {
     rig.end(1, FAILURE);
     rig.end(2, FAILURE);
     assert_eq!(rig.gate.admitted, 2);
-    assert_eq!(rig.lane.held(Sequence(1)), None, "its retry time is in the store");
+    assert_eq!(rig.held(1), None, "its retry time is in the store");
 }
 
 #[test]
@@ -81,7 +81,8 @@ fn a_lower_limit_waits_for_what_is_in_flight() {
 fn a_lane_is_deaf_to_what_it_could_not_send_any_sooner() {
     let breaks = CircuitPolicy { failure_threshold: 1, ..POLICY.circuit };
     let (strict, by_key) = (POLICY, Policy { circuit: breaks, ..policy(Ordering::Key, 2) });
-    let asks = |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false };
+    let asks =
+        |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false, overloaded: false };
     for (case, policy, verdict, deaf, wakes_in) in [
         ("behind a retry", strict, asks(500), true, Some(500)),
         ("with nothing before it", strict, SUCCESS, false, None),

@@ -28,7 +28,8 @@ fn check(policy: Policy, verdicts: &[Verdict], waits: &[u64], last: AttemptOutco
 
 #[test]
 fn delays_double_until_the_retries_are_used_up() {
-    let asking = |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false };
+    let asking =
+        |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false, overloaded: false };
     let retries = |max_retries| Policy { retry: RetryPolicy { max_retries, ..POLICY.retry }, ..POLICY };
     let failed = AttemptOutcome::Failed;
     check(retries(0), &[FAILURE], &[], failed);
@@ -45,7 +46,7 @@ fn jitter_moves_the_retry() {
         let mut rig = Rig::new(POLICY);
         rig.accept([plain(1)]);
         let jitter = Jitter::from_thousandths(thousandths);
-        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, jitter });
+        rig.say(Event::Finished { sequence: Sequence(1), verdict: FAILURE, took: TOOK, jitter });
         assert_eq!(rig.last().due, Some(rig.now + Duration::from_millis(millis)));
     }
 }

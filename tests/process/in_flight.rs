@@ -1,0 +1,88 @@
+//! How many requests go to one endpoint at once, where nobody gave a number.
+
+use serde_json::{Value, json};
+
+use crate::support::server::FAST;
+use crate::support::{Backend, Gate, Posthorn, Receiver, Reply, on_both_databases};
+
+on_both_databases!(
+    more_for_an_endpoint_that_bears_more,
+    fewer_for_one_that_has_too_much_to_do,
+    a_given_number_is_kept
+);
+
+const START: u64 = 8;
+
+fn limit(subscription: &Value) -> u64 {
+    subscription["in_flight_limit"].as_u64().unwrap()
+}
+
+async fn more_for_an_endpoint_that_bears_more(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, FAST).await;
+    let client = posthorn.client();
+    let gate = Gate::shut();
+    let receiver = Receiver::always(Reply::status(200).behind(&gate)).await;
+    let id = client.subscribe(&receiver.url("/"), json!({"ordering": "none"})).await.id;
+    assert_eq!(limit(&client.subscription(&id).await), START, "before it is known");
+    for index in 0..150 {
+        client.ingest(&id, json!(index)).await;
+    }
+    let held = receiver.arrived(8).await;
+    assert_eq!(held.len(), 8);
+    // Each round of 32 answers that find the limit reached lets one more go.
+    for answered in 1..=100 {
+        gate.pass(1);
+        receiver.arrived((8 + answered).min(150)).await;
+    }
+    let shown = client.subscription_once(&id, "a limit that grew", |shown| limit(shown) == START + 3).await;
+    assert_eq!(shown["max_in_flight"], Value::Null);
+    receiver.arrived(100 + 11).await;
+    gate.open();
+    receiver.ended(150).await;
+}
+
+async fn fewer_for_one_that_has_too_much_to_do(backend: Backend) {
+    for reply in [Reply::status(503), Reply::status(429), Reply::stall()] {
+        let settings = [
+            FAST,
+            &[("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", "1000"), ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "0.3")],
+        ]
+        .concat();
+        let posthorn = Posthorn::start_with(backend, &settings).await;
+        let client = posthorn.client();
+        let receiver = Receiver::always(reply).await;
+        let id = client.subscribe(&receiver.url("/"), json!({"ordering": "none"})).await.id;
+        for index in 0..20 {
+            client.ingest(&id, json!(index)).await;
+        }
+        client.subscription_once(&id, "one at a time", |shown| limit(shown) == 1).await;
+    }
+}
+
+async fn a_given_number_is_kept(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, FAST).await;
+    let client = posthorn.client();
+    let gate = Gate::shut();
+    let receiver = Receiver::always(Reply::status(503).behind(&gate)).await;
+    let strict = client.subscribe(&receiver.url("/strict"), json!({})).await.id;
+    assert_eq!(limit(&client.subscription(&strict).await), 1);
+    let fields = json!({"ordering": "none", "max_in_flight": 5});
+    let id = client.subscribe(&receiver.url("/"), fields).await.id;
+    for index in 0..10 {
+        client.ingest(&id, json!(index)).await;
+    }
+    receiver.arrived(5).await;
+    gate.pass(20);
+    receiver.ended(20).await;
+    assert_eq!(limit(&client.subscription(&id).await), 5);
+    let most = most_at_once(&receiver);
+    assert_eq!(most, 5);
+    gate.open();
+}
+
+/// Requests that were open at one time, at most.
+fn most_at_once(receiver: &Receiver) -> usize {
+    let log = receiver.requests();
+    let open_at = |at| log.iter().filter(|r| r.opened <= at && r.closed.is_none_or(|c| c > at)).count();
+    log.iter().map(|request| open_at(request.opened)).max().unwrap_or(0)
+}
