@@ -19,7 +19,9 @@ use super::Parts;
 use super::backoff::doubled;
 use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
 
-/// Lanes found by one step of the search at the start.
+/// Lanes found by one step of the search at the start, and lanes that may be about to read their
+/// subscription when a further one is found or woken: what waits to be read costs memory, and is read
+/// no sooner.
 const SEARCH_STEP: usize = 256;
 /// How often sleepers are looked at, while there are any.
 const SLEEP_STEP: Duration = Duration::from_millis(100);
@@ -182,6 +184,7 @@ impl Actor for Dispatcher {
                     busy.opened = true;
                     state.opening = state.opening.saturating_sub(1);
                 }
+                state.wake_due(&myself).await;
                 state.search_on(&myself);
             }
             DispatcherMsg::Idle { id, actor, seen, until, deaf } => {
@@ -316,15 +319,21 @@ impl State {
     }
 
     async fn wake(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let now = Instant::now();
-        while let Some((until, id)) = self.alarms.first().copied()
-            && until <= now
-        {
-            self.start(myself, id).await;
-        }
+        self.wake_due(myself).await;
         self.waking = !self.alarms.is_empty();
         if self.waking {
             drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
+        }
+    }
+
+    /// Wakes those whose time has come, as many at once as are read in a moment.
+    async fn wake_due(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        let now = Instant::now();
+        while let Some((until, id)) = self.alarms.first().copied()
+            && until <= now
+            && self.opening < SEARCH_STEP
+        {
+            self.start(myself, id).await;
         }
     }
 

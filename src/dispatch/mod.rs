@@ -23,6 +23,8 @@ mod control;
 mod dispatcher;
 mod ingest_writer;
 mod janitor;
+#[cfg(test)]
+mod laws;
 mod limits;
 mod outcome_writer;
 mod pace;

@@ -113,6 +113,9 @@ struct Shell {
     flights: HashMap<Sequence, Flight>,
     timer: Option<(Instant, AbortOnDropHandle<()>)>,
     idle_since: Option<Instant>,
+    /// It has sent something, so that more may come soon. One that was only read to find that it has to
+    /// wait leaves at once: a start with very many of them holds few in memory.
+    has_sent: bool,
     /// The delivery whose outcome pauses or disables the subscription.
     closed_by: Option<Sequence>,
     refreshing: Option<AbortOnDropHandle<()>>,
@@ -211,6 +214,7 @@ impl State {
             flights: HashMap::new(),
             timer: None,
             idle_since: None,
+            has_sent: false,
             closed_by: None,
             refreshing: None,
         });
@@ -266,7 +270,7 @@ impl State {
             return Ok(());
         }
         let since = *shell.idle_since.get_or_insert(now);
-        if now < since + LINGER {
+        if shell.has_sent && now < since + LINGER {
             shell.set_timer(myself, Some(since + LINGER));
             return Ok(());
         }
@@ -363,6 +367,7 @@ impl Shell {
         ticket: Ticket,
         number: AttemptNumber,
     ) -> Result<(), ActorProcessingErr> {
+        self.has_sent = true;
         let place = self.gate.spend().ok_or("a request started without a place in flight")?;
         let (parts_of_task, subscription, lane) =
             (Arc::clone(parts), Arc::clone(&self.subscription), myself.clone());

@@ -34,6 +34,7 @@ mod ingest;
 mod ingest_signature;
 mod isolation;
 mod lifecycle;
+mod open_circuits;
 mod ordering;
 mod pace;
 mod receiver_headers;

@@ -67,6 +67,11 @@ impl Posthorn {
         self.address
     }
 
+    /// Its number while it runs.
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.child.id().expect("it runs")
+    }
+
     /// Everything it logged, a line each.
     pub(crate) fn log(&self) -> Vec<String> {
         self.process.log.lines()

@@ -7,7 +7,7 @@ use posthorn_domain::circuit::Circuit;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::{self, Health, Outset, Policy, Queued, Ticket};
 use posthorn_domain::limits::RETRY_DELAY_MAX;
-use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use posthorn_domain::subscription::SubscriptionStatus;
 use ractor::ActorRef;
 use tracing::warn;
 
@@ -28,9 +28,8 @@ pub(super) async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<L
                 health: health_in_lane(&parts, health),
                 last,
             };
-            // The copy that goes with the outset: a newer one is told as a change.
+            // Not kept in the cache: that is for ingest, and a start with many lanes would fill it.
             let subscription = Arc::new(subscription);
-            parts.caches.keep_subscription(Subscription::clone(&subscription)).await;
             let tenant = until_read(&parts, || parts.tenants.get(&subscription.tenant)).await;
             Some(Box::new(Opened { subscription, outset, tenant }))
         }
