@@ -63,6 +63,23 @@ async fn receiver_knows_what_is_open() {
     assert!(receiver.requests_at("/held")[0].answered);
 }
 
+/// While it is away the port stays its own, and connections are refused, those kept alive as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn receiver_goes_away_and_comes_back() {
+    let mut receiver = Receiver::always(Reply::status(200)).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for round in 0..3 {
+        let kept = client.post(receiver.url("/")).body("body").send().await.unwrap();
+        assert_eq!(kept.status(), 200);
+        receiver.go_away().await;
+        client.post(receiver.url("/")).send().await.unwrap_err();
+        assert!(post(receiver.url("/")).await.unwrap_err().is_connect());
+        receiver.come_back().await;
+        assert_eq!(receiver.requests().len(), round + 1, "what came before is not forgotten");
+    }
+    assert_eq!(post(receiver.url("/")).await.unwrap().0, 200);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn databases_are_fresh_and_go_with_their_owner() {
     for backend in [Backend::Sqlite, Backend::Postgres] {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -83,6 +83,8 @@ struct Shared {
 /// A listening endpoint; it closes with its owner.
 pub(crate) struct Receiver {
     address: SocketAddr,
+    /// Bound and never listening: it keeps the port while nobody listens there.
+    _port: TcpSocket,
     shared: Arc<Shared>,
     accepting: tokio::task::JoinHandle<()>,
 }
@@ -90,8 +92,11 @@ pub(crate) struct Receiver {
 impl Receiver {
     /// Answers each request as the function says.
     pub(crate) async fn start(answering: impl Fn(&Received) -> Reply + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().unwrap();
+        let port = TcpSocket::new_v4().expect("a socket");
+        port.set_reuseaddr(true).expect("an option of every socket");
+        port.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let address = port.local_addr().unwrap();
+        let listener = TcpListener::bind(address).await.expect("nobody else listens there");
         let shared = Arc::new(Shared {
             log: Mutex::default(),
             answering: Mutex::new(Arc::new(Box::new(answering))),
@@ -99,7 +104,23 @@ impl Receiver {
             connections: watch::Sender::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
-        Self { address, shared, accepting }
+        Self { address, _port: port, shared, accepting }
+    }
+
+    /// Dies: its connections break off, and new ones are refused.
+    pub(crate) async fn go_away(&mut self) {
+        self.accepting.abort();
+        let _ = (&mut self.accepting).await;
+        for request in self.shared.log.lock().unwrap().iter_mut() {
+            request.closed.get_or_insert_with(Instant::now);
+        }
+        self.shared.changed.send_replace(());
+    }
+
+    /// Listens again where it did before it went away.
+    pub(crate) async fn come_back(&mut self) {
+        let listener = TcpListener::bind(self.address).await.expect("nobody else listens there");
+        self.accepting = tokio::spawn(accept(listener, Arc::clone(&self.shared)));
     }
 
     /// Answers each request alike.
