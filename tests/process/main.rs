@@ -27,6 +27,7 @@ mod deliveries;
 mod documents;
 mod errors;
 mod exhausted;
+mod flapping;
 mod harness;
 mod idempotency;
 mod in_flight;

@@ -295,7 +295,7 @@ async fn check_attempts(client: &Client, id: &str, attempts: i64) {
 }
 
 /// A time of the contract.
-fn time(value: &Value) -> chrono::DateTime<chrono::Utc> {
+pub(crate) fn time(value: &Value) -> chrono::DateTime<chrono::Utc> {
     let text = value.as_str().unwrap_or_else(|| panic!("{value} is no time"));
     text.parse().unwrap_or_else(|_| panic!("{value} is no time"))
 }
