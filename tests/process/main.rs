@@ -41,6 +41,7 @@ mod pace;
 mod receiver_headers;
 mod retention;
 mod retries;
+mod retry_after;
 mod status;
 mod subscription_refusals;
 mod subscriptions;
