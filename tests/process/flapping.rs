@@ -108,6 +108,6 @@ async fn check_never_opened(client: &Client, id: &str, case: &str) {
 }
 
 /// When the attempt ended, by the log.
-fn ended(attempt: &Value) -> DateTime<Utc> {
+pub(crate) fn ended(attempt: &Value) -> DateTime<Utc> {
     time(&attempt["attempted_at"]) + TimeDelta::milliseconds(attempt["duration_ms"].as_i64().unwrap())
 }

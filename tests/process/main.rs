@@ -37,6 +37,7 @@ mod isolation;
 mod lifecycle;
 mod open_circuits;
 mod ordering;
+mod outage;
 mod pace;
 mod receiver_headers;
 mod retention;

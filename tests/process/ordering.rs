@@ -161,7 +161,7 @@ fn check_order(received: &[Received], deliveries: usize) {
 }
 
 /// How many were open at the same moment, at most.
-fn open_at_once(received: &[Received]) -> usize {
+pub(crate) fn open_at_once(received: &[Received]) -> usize {
     let open = |at: Instant| {
         received
             .iter()

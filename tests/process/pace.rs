@@ -36,7 +36,7 @@ async fn rate_limit_holds_back(backend: Backend) {
 
 /// I6: starts in any window of w seconds are at most burst + rate · w; one more, since arrivals
 /// may bunch up on the way.
-fn check_rate(received: &[Received], rate: f64, burst: f64) {
+pub(crate) fn check_rate(received: &[Received], rate: f64, burst: f64) {
     for (first, from) in received.iter().enumerate() {
         for (last, to) in received.iter().enumerate().skip(first) {
             let window = (to.opened - from.opened).as_secs_f64();
