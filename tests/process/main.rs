@@ -29,6 +29,7 @@ mod errors;
 mod exhausted;
 mod flapping;
 mod harness;
+mod herd;
 mod idempotency;
 mod in_flight;
 mod ingest;
