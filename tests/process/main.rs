@@ -19,6 +19,8 @@ mod support;
 
 mod backlog;
 mod changes;
+mod changes_in_flight;
+mod changes_under_load;
 mod circuit;
 mod commands;
 mod configuration;

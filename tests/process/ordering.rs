@@ -150,7 +150,7 @@ async fn limit_of_a_key_subscription(backend: Backend) {
 }
 
 /// So many deliveries, none overlapping another, none before an earlier one.
-fn check_order(received: &[Received], deliveries: usize) {
+pub(crate) fn check_order(received: &[Received], deliveries: usize) {
     for pair in received.windows(2) {
         assert!(pair[0].closed.is_some_and(|closed| closed <= pair[1].opened), "two open at once: {pair:?}");
         assert!(pair[0].sequence() <= pair[1].sequence(), "goes backwards: {pair:?}");

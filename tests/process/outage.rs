@@ -99,7 +99,7 @@ async fn an_outage_costs_only_probes_and_the_backlog_follows(backend: Backend) {
 }
 
 /// So many events, one after the other, and their deliveries.
-async fn hand_in(client: &Client, id: &str, count: usize) -> Vec<String> {
+pub(crate) async fn hand_in(client: &Client, id: &str, count: usize) -> Vec<String> {
     let mut deliveries = Vec::new();
     for index in 0..count {
         deliveries.push(client.ingest(id, json!(index)).await);
