@@ -50,3 +50,4 @@ mod status;
 mod subscription_refusals;
 mod subscriptions;
 mod tenants;
+mod waiting_for;
