@@ -2,8 +2,13 @@
 //!
 //! Everything here can be lost at any time: a miss is a read of the store. Both caches are bounded,
 //! payloads by their bytes.
+//!
+//! What is kept of a subscription is never older than what the store shows: while something other than
+//! a person changes it, it is *in doubt* and read from the store.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use moka::future::Cache;
@@ -26,6 +31,14 @@ pub struct Caches {
     store: Store,
     payloads: Cache<EventId, Arc<Payload>>,
     subscriptions: Cache<SubscriptionId, Arc<Subscription>>,
+    doubt: Arc<Doubt>,
+}
+
+#[derive(Debug, Default)]
+struct Doubt {
+    ids: RwLock<HashSet<SubscriptionId>>,
+    /// Grows with each doubt, so that what was read before one is not kept after it.
+    count: AtomicU64,
 }
 
 impl Caches {
@@ -40,6 +53,7 @@ impl Caches {
             store,
             payloads: Cache::builder().max_capacity(PAYLOAD_BYTES_MAX).weigher(weight).build(),
             subscriptions: Cache::builder().max_capacity(SUBSCRIPTIONS_MAX).build(),
+            doubt: Arc::default(),
         }
     }
 
@@ -66,13 +80,37 @@ impl Caches {
 
     /// A subscription; none where it is not there.
     pub async fn subscription(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>, Error> {
-        if let Some(subscription) = self.subscriptions.get(&id).await {
+        let doubts = self.doubt.count.load(Ordering::Acquire);
+        if !self.is_in_doubt(id)
+            && let Some(subscription) = self.subscriptions.get(&id).await
+        {
             return Ok(Some(subscription));
         }
-        match self.store.subscription_view(id).await? {
-            Some(view) => Ok(Some(self.keep_subscription(view.subscription).await)),
-            None => Ok(None),
+        let Some(view) = self.store.subscription_view(id).await? else { return Ok(None) };
+        if self.doubt.count.load(Ordering::Acquire) == doubts && !self.is_in_doubt(id) {
+            return Ok(Some(self.keep_subscription(view.subscription).await));
         }
+        Ok(Some(Arc::new(view.subscription)))
+    }
+
+    /// Reads these from the store until they are [trusted](Self::trust) again: a change of them is about
+    /// to be committed, and whoever has seen it there must not be answered from before.
+    pub fn doubt(&self, ids: &[SubscriptionId]) {
+        self.doubt.ids.write().unwrap_or_else(PoisonError::into_inner).extend(ids);
+        self.doubt.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The change of these is committed, or did not come about.
+    pub async fn trust(&self, ids: &[SubscriptionId]) {
+        for id in ids {
+            self.subscriptions.invalidate(id).await;
+        }
+        let mut doubted = self.doubt.ids.write().unwrap_or_else(PoisonError::into_inner);
+        doubted.retain(|id| !ids.contains(id));
+    }
+
+    fn is_in_doubt(&self, id: SubscriptionId) -> bool {
+        self.doubt.ids.read().unwrap_or_else(PoisonError::into_inner).contains(&id)
     }
 
     /// Keeps a subscription, unless a newer copy is there; returns the newer of the two.

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::Ticket;
 use ractor::ActorRef;
 use tokio::sync::{Mutex, mpsc};
@@ -84,7 +85,10 @@ pub(super) async fn run(parts: Arc<Parts>) {
         // What ended in the same batch need not be marked first.
         let ended: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.attempt.delivery_id).collect();
         started.retain(|mark| !ended.contains(&mark.delivery_id));
+        let changing = changing(&outcomes);
+        parts.caches.doubt(&changing);
         record(&parts, &mut writer, &started, &outcomes).await;
+        parts.caches.trust(&changing).await;
         for (lane, ticket, place, finished) in waiters {
             drop(place);
             // A lane that died meanwhile reads what was recorded.
@@ -94,6 +98,12 @@ pub(super) async fn run(parts: Arc<Parts>) {
             }
         }
     }
+}
+
+/// The subscriptions that a batch pauses or disables: few, if any.
+fn changing(outcomes: &[Outcome]) -> Vec<SubscriptionId> {
+    let changing = outcomes.iter().filter(|outcome| outcome.standing.is_some());
+    changing.map(|outcome| outcome.attempt.subscription_id).collect()
 }
 
 /// Writes until it is written.

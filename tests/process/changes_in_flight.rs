@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use crate::outage::hand_in;
 use crate::support::{Backend, Client, Gate, Posthorn, Received, Receiver, Reply, on_both_databases};
 
-on_both_databases!(a_pause_lets_what_is_in_flight_end, a_new_target_leaves_the_old_ones_outcomes);
+on_both_databases!(
+    a_pause_lets_what_is_in_flight_end,
+    a_new_target_leaves_the_old_ones_outcomes,
+    what_is_shown_disabled_takes_no_event
+);
 
 /// Retries wait for an hour, unless something makes them due.
 const SETTINGS: &[(&str, &str)] = &[
@@ -120,6 +124,21 @@ async fn a_new_target_leaves_the_old_ones_outcomes(backend: Backend) {
         client.delivery_in(delivery, "success").await;
     }
     assert_eq!((old.requests().len(), new.requests().len(), newest.requests().len()), (7, 8, 3));
+}
+
+/// Whoever has seen that it is disabled hands nothing in any more.
+async fn what_is_shown_disabled_takes_no_event(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, SETTINGS).await;
+    let client = posthorn.client();
+    let receiver = Receiver::always(Reply::status(410)).await;
+    let answers = join_all((0..100).map(|_| async {
+        let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
+        client.ingest(&id, json!("gone")).await;
+        client.subscription_once(&id, "disabled", |shown| shown["status"] == "disabled").await;
+        client.post_json(format!("/ingest/{id}"), json!("refused")).await.status
+    }));
+    let accepted = answers.await.iter().filter(|status| **status != 409).count();
+    assert_eq!(accepted, 0, "of 100 events to a subscription shown as disabled");
 }
 
 async fn put_target(client: &Client, id: &str, receiver: &Receiver) {

@@ -1,13 +1,14 @@
 //! `waiting_for`: every reason why a delivery is not being sent, as its reader sees it.
 
 use chrono::Utc;
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::outage::hand_in;
 use crate::retries::time;
 use crate::support::{Backend, Client, Gate, Posthorn, Receiver, Reply, on_both_databases};
 
-on_both_databases!(every_reason_is_told);
+on_both_databases!(every_reason_is_told, the_reason_holds_deep_in_a_backlog);
 
 /// Nothing that waits for a time comes due within the test.
 const SETTINGS: &[(&str, &str)] = &[
@@ -142,6 +143,25 @@ async fn every_reason_is_told(backend: Backend) {
         check(client, case).await;
     }
     gate.open();
+}
+
+/// Far more wait before it than a lane holds, and all for the same: the pace.
+async fn the_reason_holds_deep_in_a_backlog(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, SETTINGS).await;
+    let client = posthorn.client();
+    let receiver = Receiver::always(Reply::status(200)).await;
+    let rate_limit = json!({"requests_per_second": 0.01, "burst": 1});
+    let fields = json!({"ordering": "none", "max_in_flight": 5, "rate_limit": rate_limit});
+    let id = client.subscribe(&receiver.url("/"), fields).await.id;
+    for _ in 0..15 {
+        join_all((0..100).map(|index| client.ingest(&id, json!(index)))).await;
+    }
+    let deep = client.ingest(&id, json!("deep")).await;
+    receiver.ended(1).await;
+    let is_told = |shown: &Value| shown["waiting_for"]["reason"] == "rate_limit";
+    let shown = client.delivery_once(&deep, "waits for the rate", is_told).await;
+    assert_eq!(shown["sequence"], 1501, "{shown}");
+    assert!(time(&shown["waiting_for"]["until"]) > Utc::now(), "{shown}");
 }
 
 /// The delivery alone, its status and its place in the list tell the same.
