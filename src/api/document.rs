@@ -71,9 +71,14 @@ pub(super) fn redoc() -> String {
         .fold(String::new(), |html, line| html + line + "\n")
 }
 
-/// The document within a script: nothing in it may end the script.
+/// The document within a page's script: nothing in it may end the script. What is tried out there goes
+/// to the server that the page came from, wherever that is: the page may not reach any other.
 fn embedded() -> String {
-    json().replace("</", "<\\/")
+    let mut document = build();
+    if let Some(document) = document.as_object_mut() {
+        document.insert("servers".to_owned(), json!([{ "url": "/" }]));
+    }
+    document.to_string().replace("</", "<\\/")
 }
 
 /// The handlers' descriptions without the handlers, so that no database is needed.

@@ -1,10 +1,13 @@
 //! Documents: the OpenAPI document, the pages that show it, and that they need no internet.
 
 use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
+use tokio::process::Command;
 
-use crate::support::{Backend, Posthorn, on_both_databases};
+use crate::support::{Backend, Posthorn, on_both_databases, within};
 
 on_both_databases!(document_describes_every_route, pages_need_no_internet);
 
@@ -134,4 +137,59 @@ async fn pages_need_no_internet(backend: Backend) {
     );
     let json = client.get("/openapi.json").await.expect(200);
     assert!(json.kind().starts_with("application/json"), "{}", json.kind());
+}
+
+/// What `/docs` and `/redoc` are in a real browser: every operation is shown, and nothing breaks the
+/// page's policy, which lets nothing be fetched from outside.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_render_in_a_browser() {
+    let posthorn = Posthorn::start(Backend::Sqlite).await;
+    let document = posthorn.client().document();
+    for (path, id) in [("/docs", "operations-{tag}-{name}"), ("/redoc", "tag/{tag}/operation/{name}")] {
+        let url = format!("http://{}{path}", posthorn.address());
+        let Some((page, console)) = browse(&url, posthorn.database.directory()).await else {
+            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "chromium is not installed");
+            println!("left out: chromium is not installed");
+            return;
+        };
+        let console: Vec<_> = console.lines().filter(|line| line.contains("CONSOLE")).collect();
+        assert!(console.is_empty(), "{path}: {console:#?}");
+        // The scripts hold the document, too; what they made of it stands beside them.
+        let shown: String = page
+            .split("<script")
+            .map(|part| part.split_once("</script>").map_or(part, |(_, rest)| rest))
+            .collect();
+        for ((method, route), operation) in document.operations() {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (tag, name) = (text(&operation["tags"][0]), text(&operation["operationId"]));
+            let id = id.replace("{tag}", &tag).replace("{name}", &name);
+            assert!(shown.contains(&id), "{path} does not show {method} {route}:\n{shown:.2000}");
+        }
+        // Its own server is the one that the policy lets a page call.
+        assert!(!shown.contains("127.0.0.1:8000"), "{path} calls another server");
+    }
+}
+
+/// The page as the browser has it once its scripts have run, and what the browser logged; none
+/// without a browser.
+async fn browse(url: &str, scratch: &Path) -> Option<(String, String)> {
+    let profile = tempfile::tempdir_in(scratch).expect("a directory");
+    let browser = Command::new("chromium")
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        // Not even the browser itself looks for anybody else.
+        .arg("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000", "--dump-dom", url])
+        .kill_on_drop(true)
+        .output();
+    match within(Duration::from_mins(1), "the browser", browser).await {
+        Ok(output) => {
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            assert!(output.status.success(), "chromium: {}: {}", output.status, text(&output.stderr));
+            Some((text(&output.stdout), text(&output.stderr)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => panic!("chromium: {error}"),
+    }
 }
