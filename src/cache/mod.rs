@@ -81,29 +81,36 @@ impl Caches {
     /// A subscription; none where it is not there.
     pub async fn subscription(&self, id: SubscriptionId) -> Result<Option<Arc<Subscription>>, Error> {
         let doubts = self.doubt.count.load(Ordering::Acquire);
-        if !self.is_in_doubt(id)
-            && let Some(subscription) = self.subscriptions.get(&id).await
-        {
+        let in_doubt = self.is_in_doubt(id);
+        if !in_doubt && let Some(subscription) = self.subscriptions.get(&id).await {
             return Ok(Some(subscription));
         }
         let Some(view) = self.store.subscription_view(id).await? else { return Ok(None) };
-        if self.doubt.count.load(Ordering::Acquire) == doubts && !self.is_in_doubt(id) {
-            return Ok(Some(self.keep_subscription(view.subscription).await));
+        if in_doubt || self.doubt.count.load(Ordering::Acquire) != doubts {
+            return Ok(Some(Arc::new(view.subscription)));
         }
-        Ok(Some(Arc::new(view.subscription)))
+        Ok(Some(self.keep_subscription(view.subscription).await))
     }
 
     /// Reads these from the store until they are [trusted](Self::trust) again: a change of them is about
     /// to be committed, and whoever has seen it there must not be answered from before.
+    ///
+    /// Of none costs nothing, and keeps nothing from being kept.
     pub fn doubt(&self, ids: &[SubscriptionId]) {
+        if ids.is_empty() {
+            return;
+        }
         self.doubt.ids.write().unwrap_or_else(PoisonError::into_inner).extend(ids);
         self.doubt.count.fetch_add(1, Ordering::AcqRel);
     }
 
     /// The change of these is committed, or did not come about.
     pub async fn trust(&self, ids: &[SubscriptionId]) {
+        if ids.is_empty() {
+            return;
+        }
         for id in ids {
-            self.subscriptions.invalidate(id).await;
+            self.forget_subscription(*id).await;
         }
         let mut doubted = self.doubt.ids.write().unwrap_or_else(PoisonError::into_inner);
         doubted.retain(|id| !ids.contains(id));
@@ -128,7 +135,7 @@ impl Caches {
         result.into_entry().map_or(subscription, moka::Entry::into_value)
     }
 
-    /// Forgets a subscription that was deleted.
+    /// Forgets a subscription.
     pub async fn forget_subscription(&self, id: SubscriptionId) {
         self.subscriptions.invalidate(&id).await;
     }
