@@ -44,6 +44,14 @@ pub enum StoredCircuit {
 }
 
 impl Facts {
+    /// Whether it can matter what stands before the delivery, so that its line need be looked at.
+    #[must_use]
+    pub fn depend_on_its_line(&self) -> bool {
+        !self.status.is_finished()
+            && self.held != Some(Held::InFlight)
+            && self.standing == SubscriptionStatus::Active
+    }
+
     /// Why the delivery is not being sent at `now`; none where it is finished. `wall` tells the
     /// wall-clock time of the lane's instants.
     #[must_use]
@@ -199,6 +207,8 @@ mod tests {
         };
         let mut said = |change: fn(&mut Facts, Instant)| {
             change(&mut facts, at);
+            let without = explained(Facts { earlier: None, ..facts });
+            assert_eq!(explained(facts) != without, facts.depend_on_its_line() && facts.earlier.is_some());
             explained(facts).map(|waiting| waiting.reason.as_str())
         };
         assert_eq!(said(|_, _| ()), Some("in_flight"));

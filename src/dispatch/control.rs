@@ -391,17 +391,20 @@ impl Control {
         let held = self.held(id, deliveries).await;
         let mut reasons = Vec::with_capacity(deliveries.len());
         for (delivery, held) in deliveries.iter().zip(held) {
-            let facts = Facts {
+            let mut facts = Facts {
                 status: delivery.status,
                 due: delivery.next_attempt_at,
                 standing: view.subscription.status,
-                earlier: self.earlier(&view.subscription, delivery).await?,
+                earlier: None,
                 circuit: match view.circuit.state {
                     CircuitState::Closed => StoredCircuit::Closed,
                     CircuitState::Open | CircuitState::HalfOpen => StoredCircuit::Open(view.circuit.retry_at),
                 },
                 held,
             };
+            if facts.depend_on_its_line() {
+                facts.earlier = self.earlier(&view.subscription, delivery).await?;
+            }
             let clock = self.parts.clock;
             reasons.push(facts.explain(clock.now(), |at| clock.timestamp(at)));
         }
@@ -425,9 +428,6 @@ impl Control {
         subscription: &Subscription,
         delivery: &Delivery,
     ) -> Result<Option<Sequence>, Error> {
-        if delivery.status.is_finished() {
-            return Ok(None);
-        }
         match (subscription.config.ordering, &delivery.ordering_key) {
             (Ordering::Strict, _) => self.parts.store.earlier_unfinished(delivery, None).await,
             (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,
