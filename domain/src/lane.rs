@@ -88,8 +88,7 @@ impl Lane {
             Event::Stored { last } => self.window.stored(last),
             Event::Loaded(page) => self.window.loaded(page),
             Event::Finished { sequence, verdict, took, jitter } => {
-                self.feel(sequence, verdict, took);
-                self.finished(sequence, verdict, jitter, now);
+                self.finished(sequence, verdict, took, jitter, now);
             }
             Event::Recorded { sequence } => self.recorded(sequence),
             Event::Skipped { sequence } => self.window.skipped(sequence),
@@ -211,14 +210,13 @@ impl Lane {
     }
 
     /// What the end of a request says of how many the endpoint can bear.
-    fn feel(&mut self, sequence: Sequence, verdict: Verdict, took: Duration) {
-        let Some(flying) = self.window.flying(sequence).filter(|flying| !flying.flight.stale) else { return };
+    fn feel(&mut self, verdict: Verdict, took: Duration, probe: bool) {
         let sign = match verdict {
             Verdict::Success => Sign::Success(took),
             Verdict::Failure { overloaded: true, .. } => Sign::Overload,
             Verdict::Failure { .. } => Sign::Neither,
         };
-        if flying.flight.probe && verdict == Verdict::Success {
+        if probe && verdict == Verdict::Success {
             // It is back, and its backlog need not wait for what it bore while it went down.
             self.concurrency = Concurrency::new(self.policy.in_flight);
         } else {
@@ -227,12 +225,20 @@ impl Lane {
         self.window.reconfigure(self.policy.ordering, self.concurrency.limit());
     }
 
-    fn finished(&mut self, sequence: Sequence, verdict: Verdict, jitter: Jitter, now: Instant) {
+    fn finished(
+        &mut self,
+        sequence: Sequence,
+        verdict: Verdict,
+        took: Duration,
+        jitter: Jitter,
+        now: Instant,
+    ) {
         let Some(flying) = self.window.flying(sequence) else { return };
         let before = self.health;
         let told = if flying.flight.stale {
             None
         } else {
+            self.feel(verdict, took, flying.flight.probe);
             self.judge(verdict == Verdict::Success, flying.flight.probe, jitter, now)
         };
         let (outcome, due, standing) = match verdict {
