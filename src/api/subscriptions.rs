@@ -60,8 +60,11 @@ impl Subscriptions {
         let (tenant, config) = check::creation(body.0, &self.guard)?;
         let view = self.control.create(tenant, config).await?;
         let location = format!("/subscriptions/{}", view.subscription.id);
-        let limit = self.control.in_flight_limit(&view.subscription);
-        Ok(CreateAnswer::Created(Json(CreatedSubscription::new(view, limit)), location))
+        let signing_secret = view.subscription.signing.current.expose();
+        Ok(CreateAnswer::Created(
+            Json(CreatedSubscription { subscription: self.seen(view), signing_secret }),
+            location,
+        ))
     }
 
     /// List subscriptions, the newest first

@@ -87,7 +87,7 @@ proptest! {
 }
 
 /// In any window of w seconds at most burst + rate · w.
-fn check_rate(starts: &[Instant], limit: Option<RateLimit>) {
+pub(super) fn check_rate(starts: &[Instant], limit: Option<RateLimit>) {
     let Some(limit) = limit else { return };
     for (first, from) in starts.iter().enumerate() {
         for (last, to) in starts.iter().enumerate().skip(first) {

@@ -5,6 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use crate::outage::hand_in;
 use crate::retries::time;
 use crate::support::{Backend, Client, Posthorn, Received, Receiver, Reply, on_both_databases};
 
@@ -34,10 +35,7 @@ async fn strict_keeps_to_the_schedule(backend: Backend) {
         let receiver =
             Receiver::start(move |request| Reply::status(answers[request.index % answers.len()])).await;
         let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
-        let mut deliveries = Vec::new();
-        for index in 0..attempts.len() {
-            deliveries.push(client.ingest(&id, json!(index)).await);
-        }
+        let deliveries = hand_in(client, &id, attempts.len()).await;
         client.delivery_in(deliveries.last().unwrap(), "success").await;
         let received = receiver.requests();
         let seen: Vec<_> = received.iter().map(|seen| (seen.sequence(), seen.attempt())).collect();

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::ordering::open_at_once;
+use crate::outage::hand_in;
 use crate::support::server::FAST;
 use crate::support::{Backend, Gate, Posthorn, Receiver, Reply, on_both_databases};
 
@@ -24,9 +26,7 @@ async fn more_for_an_endpoint_that_bears_more(backend: Backend) {
     let receiver = Receiver::always(Reply::status(200).behind(&gate)).await;
     let id = client.subscribe(&receiver.url("/"), json!({"ordering": "none"})).await.id;
     assert_eq!(limit(&client.subscription(&id).await), START, "before it is known");
-    for index in 0..150 {
-        client.ingest(&id, json!(index)).await;
-    }
+    hand_in(client, &id, 150).await;
     let held = receiver.arrived(8).await;
     assert_eq!(held.len(), 8);
     // Each round of 32 answers that find the limit reached lets one more go.
@@ -52,9 +52,7 @@ async fn fewer_for_one_that_has_too_much_to_do(backend: Backend) {
         let client = posthorn.client();
         let receiver = Receiver::always(reply).await;
         let id = client.subscribe(&receiver.url("/"), json!({"ordering": "none"})).await.id;
-        for index in 0..20 {
-            client.ingest(&id, json!(index)).await;
-        }
+        hand_in(client, &id, 20).await;
         client.subscription_once(&id, "one at a time", |shown| limit(shown) == 1).await;
     }
 }
@@ -68,21 +66,11 @@ async fn a_given_number_is_kept(backend: Backend) {
     assert_eq!(limit(&client.subscription(&strict).await), 1);
     let fields = json!({"ordering": "none", "max_in_flight": 5});
     let id = client.subscribe(&receiver.url("/"), fields).await.id;
-    for index in 0..10 {
-        client.ingest(&id, json!(index)).await;
-    }
+    hand_in(client, &id, 10).await;
     receiver.arrived(5).await;
     gate.pass(20);
     receiver.ended(20).await;
     assert_eq!(limit(&client.subscription(&id).await), 5);
-    let most = most_at_once(&receiver);
-    assert_eq!(most, 5);
+    assert_eq!(open_at_once(&receiver.requests()), 5);
     gate.open();
-}
-
-/// Requests that were open at one time, at most.
-fn most_at_once(receiver: &Receiver) -> usize {
-    let log = receiver.requests();
-    let open_at = |at| log.iter().filter(|r| r.opened <= at && r.closed.is_none_or(|c| c > at)).count();
-    log.iter().map(|request| open_at(request.opened)).max().unwrap_or(0)
 }

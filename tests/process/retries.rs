@@ -45,8 +45,7 @@ async fn retries_follow_the_schedule(backend: Backend) {
 async fn retry_after_is_kept_to(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, FAST).await;
     let client = posthorn.client();
-    let date = chrono::Utc::now() + Duration::from_secs(3);
-    let date = date.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
+    let date = http_date(Duration::from_secs(3));
     let cases = [
         ("429 in seconds", 429, "1", 1.0..3.0),
         ("503 in seconds", 503, "1", 1.0..3.0),
@@ -292,6 +291,11 @@ async fn check_attempts(client: &Client, id: &str, attempts: i64) {
     let delivery = client.ingest(id, json!(1)).await;
     let ended = client.delivery_in(&delivery, "failed").await;
     assert_eq!(ended["attempt_count"], attempts, "{ended}");
+}
+
+/// The moment that lies so far ahead, as a header tells it (RFC 9110 §5.6.7): whole seconds.
+pub(crate) fn http_date(ahead: Duration) -> String {
+    (chrono::Utc::now() + ahead).format("%a, %d %b %Y %H:%M:%S GMT").to_string()
 }
 
 /// A time of the contract.

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::retries::time;
+use crate::outage::hand_in;
+use crate::retries::{http_date, time};
 use crate::support::server::FAST;
 use crate::support::{Backend, Posthorn, Received, Receiver, Reply, on_both_databases};
 
@@ -22,10 +23,7 @@ on_both_databases!(
 async fn the_longer_wait_holds(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, &[("INITIAL_RETRY_DELAY_SECONDS", "1.5")]).await;
     let client = posthorn.client();
-    let date = |seconds| {
-        let date = Utc::now() + Duration::from_secs(seconds);
-        date.format("%a, %d %b %Y %H:%M:%S GMT").to_string()
-    };
+    let date = |seconds| http_date(Duration::from_secs(seconds));
     let cases = [
         ("429, a second", 429, "1".to_owned(), 1.19..2.8),
         ("503, none", 503, "0".to_owned(), 1.19..2.8),
@@ -61,9 +59,7 @@ async fn strict_waits_behind_it(backend: Backend) {
     let client = posthorn.client();
     let receiver = Receiver::script([Reply::status(200), Reply::header(429, "Retry-After", "2")]).await;
     let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
-    for index in 0..5 {
-        client.ingest(&id, json!(index)).await;
-    }
+    hand_in(client, &id, 5).await;
     let received = receiver.ended(6).await;
     let seen: Vec<_> = received.iter().map(|seen| (seen.sequence(), seen.attempt())).collect();
     assert_eq!(seen, [(1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (5, 1)]);

@@ -89,10 +89,10 @@ pub(in crate::api) struct Circuit {
 pub(in crate::api) struct CreatedSubscription {
     #[serde(flatten)]
     #[oai(flatten)]
-    subscription: Subscription,
+    pub(super) subscription: Subscription,
     /// Signs each delivery (Standard Webhooks); receivers verify with it.
     #[oai(validator(pattern = "^whsec_"))]
-    signing_secret: String,
+    pub(super) signing_secret: String,
 }
 
 /// The secret that a subscription's deliveries are signed with.
@@ -118,13 +118,6 @@ pub(in crate::api) struct PaginatedSubscriptions {
     pub(super) limit: u32,
     /// Pages there are.
     pub(super) pages: u64,
-}
-
-impl CreatedSubscription {
-    pub(super) fn new(view: SubscriptionView, in_flight_limit: u32) -> Self {
-        let signing_secret = view.subscription.signing.current.expose();
-        Self { subscription: Subscription::new(view, in_flight_limit), signing_secret }
-    }
 }
 
 impl Subscription {
