@@ -31,12 +31,20 @@ const SETTINGS: &[(&str, &str)] = &[
     ("WEBHOOK_MAX_RETRIES", "20"),
 ];
 
-/// What is handed in before the outage, and while it lasts.
+/// What is handed in before the outage.
 const BEFORE: usize = 3;
+
+/// What is handed in while the outage lasts: to an endpoint without a limit, and to one with.
 const BACKLOG: usize = 200;
+const LIMITED_BACKLOG: usize = 60;
+
+/// A limit far below what the slowest lane reaches, one strict delivery after another with a commit
+/// between them in an unoptimised build on a busy machine: it is the limit that is measured.
+const REQUESTS_PER_SECOND: f64 = 10.0;
+const BURST: u32 = 5;
 
 /// Two seconds where nothing else runs; an unoptimised build on a busy machine needs more.
-const DRAINED_WITHIN: Duration = Duration::from_secs(8);
+const DRAINED_WITHIN: Duration = Duration::from_secs(20);
 
 /// For a machine that is busy with other tests.
 const SLACK: f64 = 0.5;
@@ -44,23 +52,24 @@ const SLACK: f64 = 0.5;
 async fn an_outage_costs_only_probes_and_the_backlog_follows(backend: Backend) {
     let posthorn = Posthorn::start_with(backend, SETTINGS).await;
     let client = posthorn.client();
-    let rate_limit = json!({"requests_per_second": 50, "burst": 5});
+    let rate_limit = json!({"requests_per_second": REQUESTS_PER_SECOND, "burst": BURST});
     let cases = [
         ("strict", 1, json!({})),
         ("none", 8, json!({"ordering": "none", "max_in_flight": 8})),
-        ("strict, 50 a second", 1, json!({"rate_limit": rate_limit})),
-        ("none, 50 a second", 8, json!({"ordering": "none", "max_in_flight": 8, "rate_limit": rate_limit})),
+        ("strict, limited", 1, json!({"rate_limit": rate_limit})),
+        ("none, limited", 8, json!({"ordering": "none", "max_in_flight": 8, "rate_limit": rate_limit})),
     ];
     join_all(cases.map(async |(case, in_flight, fields)| {
         let mut receiver = Receiver::always(Reply::status(200)).await;
         let limited = !fields["rate_limit"].is_null();
+        let backlog = if limited { LIMITED_BACKLOG } else { BACKLOG };
         let id = client.subscribe(&receiver.url("/"), fields).await.id;
         let mut deliveries = hand_in(client, &id, BEFORE).await;
         client.delivery_in(&deliveries[BEFORE - 1], "success").await;
         receiver.ended(BEFORE).await;
 
         receiver.go_away().await;
-        deliveries.extend(hand_in(client, &id, BACKLOG).await);
+        deliveries.extend(hand_in(client, &id, backlog).await);
         let failed = failed_during_the_outage(client, &id, in_flight, case).await;
 
         let gate = Gate::shut();
@@ -80,9 +89,9 @@ async fn an_outage_costs_only_probes_and_the_backlog_follows(backend: Backend) {
 
         gate.open();
         let opened = Instant::now();
-        let received = receiver.ended(BEFORE + BACKLOG).await.split_off(BEFORE);
+        let received = receiver.ended(BEFORE + backlog).await.split_off(BEFORE);
         let took = received.iter().filter_map(|seen| seen.closed).max().unwrap() - opened;
-        println!("{case}: {BACKLOG} deliveries within {took:?} of the probe's answer");
+        println!("{case}: {backlog} deliveries within {took:?} of the probe's answer");
         check_drained(client, &deliveries, failed, case).await;
         check_in_order(&received, in_flight, case);
         if limited {
@@ -93,7 +102,7 @@ async fn an_outage_costs_only_probes_and_the_backlog_follows(backend: Backend) {
         }
         let circuit = client.subscription(&id).await["circuit"].clone();
         assert_eq!(circuit["state"], "closed", "{case}: {circuit}");
-        assert_eq!(receiver.requests().len(), BEFORE + BACKLOG, "{case}: each once");
+        assert_eq!(receiver.requests().len(), BEFORE + backlog, "{case}: each once");
     }))
     .await;
 }
@@ -156,12 +165,16 @@ async fn check_drained(client: &Client, deliveries: &[String], failed: usize, ca
     assert_eq!(attempts, deliveries.len() + failed, "{case}: attempts in all");
 }
 
-/// As handed in; requests that are on the way together may pass one another there.
+/// All of them, and as handed in where each waits for the one before it; requests that are on the way
+/// together pass one another as they like.
 fn check_in_order(received: &[Received], in_flight: usize, case: &str) {
-    let sequences: Vec<_> = received.iter().map(|seen| usize::try_from(seen.sequence()).unwrap()).collect();
-    for (place, sequence) in (BEFORE + 1..).zip(&sequences) {
-        assert!(sequence.abs_diff(place) < in_flight, "{case}: {sequence} in place {place} of {sequences:?}");
+    let mut sequences: Vec<_> =
+        received.iter().map(|seen| usize::try_from(seen.sequence()).unwrap()).collect();
+    if in_flight > 1 {
+        sequences.sort_unstable();
     }
+    let expected: Vec<_> = (BEFORE + 1..).take(received.len()).collect();
+    assert_eq!(sequences, expected, "{case}");
     assert!(open_at_once(received) <= in_flight, "{case}");
 }
 
@@ -175,9 +188,9 @@ fn check_without_a_pause(received: &[Received], case: &str) {
 
 /// At most what the limit allows in any window, and over all at least nine tenths of it.
 fn check_full_rate(received: &[Received], case: &str) {
-    check_rate(received, 50.0, 5.0);
+    check_rate(received, REQUESTS_PER_SECOND, f64::from(BURST));
     let span = (received.last().unwrap().opened - received[0].opened).as_secs_f64();
     let rate = f64::from(u32::try_from(received.len() - 1).unwrap()) / span;
     println!("{case}: {rate} requests a second");
-    assert!(rate >= 45.0, "{case}: {rate} requests a second");
+    assert!(rate >= 0.9 * REQUESTS_PER_SECOND, "{case}: {rate} requests a second");
 }
