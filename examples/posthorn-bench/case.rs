@@ -15,16 +15,17 @@ use crate::client::Client;
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::event::Filler;
+use crate::history;
 use crate::latency::Latency;
 use crate::load::{Callers, Pace, Run, Stretch};
 use crate::receiver::Receiver;
-use crate::report::{Cost, Outcome, Spent, Store};
+use crate::report::{Case, Cost, Outcome, Spent, Store};
 use crate::tally::Tally;
 use crate::target::Target;
 use crate::usage;
 
-/// Start, subscriptions and removal; everything else has its own limit.
-const SETUP_PATIENCE: Duration = Duration::from_mins(3);
+/// Start, subscriptions, history and removal; everything else has its own limit.
+const SETUP_PATIENCE: Duration = Duration::from_mins(20);
 /// The warm-up leaves no more than this behind, so that its drain is short.
 const WARM_UP_BACKLOG_MAX: u64 = 1_000;
 /// A drain in which nothing arrives for so long has stopped.
@@ -39,21 +40,23 @@ pub(crate) struct Plan<'args> {
     pub(crate) pace: Pace,
     pub(crate) drain_max: Duration,
     pub(crate) posthorn: &'args Path,
+    /// What it is compared with.
+    pub(crate) base: Option<&'args Path>,
     pub(crate) postgres: &'args Url,
     pub(crate) directory: &'args Path,
 }
 
 impl Plan<'_> {
     /// Runs one case; whatever happens, its database and its server are gone afterwards.
-    pub(crate) async fn measure(&self, store: Store, subscriptions: usize) -> anyhow::Result<Outcome> {
-        let database = match store {
+    pub(crate) async fn measure(&self, case: Case) -> anyhow::Result<Outcome> {
+        let database = match case.store {
             Store::Forwarder => Database::none(self.directory)?,
             Store::Sqlite => Database::sqlite(self.directory)?,
             Store::Postgres => Database::postgres(self.directory, self.postgres).await?,
         };
         let limit = SETUP_PATIENCE + self.warm_up + self.pace.duration + self.drain_max * 2;
         let measured = tokio::select! {
-            measured = timeout(limit, self.measure_on(&database, store, subscriptions)) => measured,
+            measured = timeout(limit, self.measure_on(&database, case)) => measured,
             () = interrupted() => Ok(Err(anyhow::anyhow!("interrupted"))),
         };
         let removed = database.remove().await;
@@ -62,28 +65,23 @@ impl Plan<'_> {
         Ok(outcome)
     }
 
-    async fn measure_on(
-        &self,
-        database: &Database,
-        store: Store,
-        subscriptions: usize,
-    ) -> anyhow::Result<Outcome> {
-        let target = Target::start(self.command(database, subscriptions)?).await?;
-        let outcome = self.measure_target(&target, database, store, subscriptions).await;
+    async fn measure_on(&self, database: &Database, case: Case) -> anyhow::Result<Outcome> {
+        let target = Target::start(self.command(database, case)?).await?;
+        let outcome = self.measure_target(&target, database, case).await;
         let outcome = outcome.with_context(|| format!("the server's log ends with\n{}", target.log()));
         target.end().await?;
         outcome
     }
 
     /// The server's process, with nothing of this process's own settings.
-    fn command(&self, database: &Database, subscriptions: usize) -> anyhow::Result<Command> {
+    fn command(&self, database: &Database, case: Case) -> anyhow::Result<Command> {
         let mut command = if let Some(url) = database.url() {
-            let mut command = Command::new(self.posthorn);
+            let mut command = Command::new(self.base.filter(|_| case.base).unwrap_or(self.posthorn));
             command.env_clear().arg("serve").env("DATABASE_URL", url);
             command.env("POSTHORN_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
             command
         } else {
-            let share = self.pace.backlog_max / u64::try_from(subscriptions)?.max(1);
+            let share = self.pace.backlog_max / u64::try_from(case.subscriptions)?.max(1);
             let mut command = Command::new(std::env::current_exe().context("this program's path")?);
             // Some spare, since not every subscription's share is used up at the same time.
             command.env_clear().arg("forwarder").arg("--queue-max").arg((share * 2 + 1_000).to_string());
@@ -97,15 +95,20 @@ impl Plan<'_> {
         &self,
         target: &Target,
         database: &Database,
-        store: Store,
-        subscriptions: usize,
+        case: Case,
     ) -> anyhow::Result<Outcome> {
         let clock = Clock::start();
-        let tally = Arc::new(Tally::new(self.connections, subscriptions)?);
+        let Case { ordering, subscriptions, .. } = case;
+        let tally = Tally::new(self.connections, subscriptions, ordering.stride(self.connections))?;
+        let tally = Arc::new(tally);
         let receiver = Receiver::start(Arc::clone(&tally), clock).await?;
-        let paths = target.subscribe((0..subscriptions).map(|index| receiver.target_url(index))).await?;
+        let targets: Vec<_> = (0..subscriptions).map(|index| receiver.target_url(index)).collect();
+        let paths = target.subscribe(ordering, &targets).await?;
+        if let Some(url) = database.url() {
+            history::add(&url, case.history, subscriptions, self.payload_bytes).await?;
+        }
         let filler = Filler::for_payload(self.payload_bytes);
-        let run = Arc::new(Run { clock, filler, paths, tally, accepted: AtomicU64::new(0) });
+        let run = Arc::new(Run { clock, filler, paths, ordering, tally, accepted: AtomicU64::new(0) });
         let mut connections = Vec::with_capacity(self.connections);
         for _ in 0..self.connections {
             connections.push(Client::connect(target.address()).await?);
@@ -125,7 +128,7 @@ impl Plan<'_> {
         run.tally.check_complete(&callers.accepted())?;
         let cost = after.cost_since(&before, stretch.accepted);
         let callers = self.connections;
-        Ok(Measured { store, subscriptions, callers, stretch, delivered_in_load, cost }.outcome(&run.tally))
+        Ok(Measured { case, callers, stretch, delivered_in_load, cost }.outcome(&run.tally))
     }
 }
 
@@ -197,8 +200,7 @@ impl Used {
 
 /// The raw figures of one case.
 struct Measured {
-    store: Store,
-    subscriptions: usize,
+    case: Case,
     callers: usize,
     stretch: Stretch,
     delivered_in_load: u64,
@@ -214,8 +216,7 @@ impl Measured {
         let whole_seconds = since_first(arrivals.last_arrival_nanos).max(load_seconds);
         let waited = stretch.held.as_secs_f64() / f64::from(u32::try_from(self.callers).unwrap_or(u32::MAX));
         Outcome {
-            store: self.store,
-            subscriptions: self.subscriptions,
+            case: self.case,
             discarded: 0,
             accepted: stretch.accepted,
             refused: stretch.refused,

@@ -15,6 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
+/// Its events with the same value arrive in order.
+pub(crate) const ORDERING_KEY: &str = "posthorn-ordering-key";
+
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -57,17 +60,25 @@ impl Client {
         Ok(Self { address, host, connection: Connection::open(address).await? })
     }
 
-    /// Posts a JSON body to a path and reads the whole answer.
-    pub(crate) async fn post(&mut self, path: &Uri, body: Bytes) -> anyhow::Result<Answer> {
+    /// Posts a JSON body to a path, with an ordering key where there is one, and reads the whole answer.
+    pub(crate) async fn post(
+        &mut self,
+        path: &Uri,
+        key: Option<&str>,
+        body: Bytes,
+    ) -> anyhow::Result<Answer> {
         if self.connection.sender.is_closed() {
             self.connection = Connection::open(self.address).await?;
         }
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(Method::POST)
             .uri(path.clone())
             .header(HOST, self.host.clone())
-            .header(CONTENT_TYPE, const { HeaderValue::from_static("application/json") })
-            .body(Full::new(body))?;
+            .header(CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
+        if let Some(key) = key {
+            request = request.header(ORDERING_KEY, key);
+        }
+        let request = request.body(Full::new(body))?;
         let exchange = timeout(ANSWER_PATIENCE, self.connection.exchange(request));
         let Ok(answer) = exchange.await else { bail!("POST {path}: no answer within {ANSWER_PATIENCE:?}") };
         answer.with_context(|| format!("POST {path}"))

@@ -1,17 +1,19 @@
 //! The ceiling: takes events and hands them on in order, and remembers nothing.
 //!
-//! Same HTTP server, signature, client and allocator as Posthorn, and the same ordering (one request
-//! in flight per subscription). No database, no retries, no limits, no checks: 202 as soon as the
+//! Same HTTP server, signature, client and allocator as Posthorn, and the same ordering: one request in
+//! flight for each strict subscription, for each of 64 queues of any other. No database, no retries, no limits, no checks: 202 as soon as the
 //! event is in a bounded queue in memory. What a restart or a failing endpoint loses is lost.
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use bytes::Bytes;
-use poem::http::{StatusCode, header};
+use poem::http::{HeaderMap, HeaderValue, StatusCode, header};
 use poem::listener::{Acceptor as _, Listener as _, TcpListener};
 use poem::web::{Data, Json, Path};
 use poem::{Body, EndpointExt as _, Response, Route, Server, handler, post};
@@ -23,7 +25,11 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::client::ORDERING_KEY;
+
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+/// Of a subscription that is not strict; as many requests it may have in flight, as Posthorn's.
+const QUEUES: usize = 64;
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
 struct Forwarder {
@@ -35,8 +41,14 @@ struct Forwarder {
 
 #[derive(Default)]
 struct Lanes {
-    queues: HashMap<Uuid, mpsc::Sender<Delivery>>,
+    queues: HashMap<Uuid, Queues>,
     tasks: JoinSet<()>,
+}
+
+/// Of one subscription: one where it is strict.
+struct Queues {
+    queues: Vec<mpsc::Sender<Delivery>>,
+    turn: AtomicUsize,
 }
 
 struct Delivery {
@@ -62,6 +74,7 @@ pub(crate) async fn serve(queue_max: usize) -> anyhow::Result<()> {
 #[derive(Deserialize)]
 struct Subscription {
     target_url: String,
+    ordering: String,
 }
 
 #[handler]
@@ -70,10 +83,16 @@ fn subscribe(
     Data(forwarder): Data<&Arc<Forwarder>>,
 ) -> poem::Result<Response> {
     let target = subscription.target_url.parse().map_err(poem::error::BadRequest)?;
-    let (id, (sender, queue)) = (Uuid::now_v7(), mpsc::channel(forwarder.queue_max));
+    let id = Uuid::now_v7();
+    let count = if subscription.ordering == "strict" { 1 } else { QUEUES };
     let mut lanes = forwarder.lanes.write().unwrap_or_else(PoisonError::into_inner);
-    lanes.queues.insert(id, sender);
-    lanes.tasks.spawn(deliver(queue, forwarder.client.clone(), target));
+    let mut queues = Vec::with_capacity(count);
+    for _ in 0..count {
+        let (sender, queue) = mpsc::channel(forwarder.queue_max);
+        queues.push(sender);
+        lanes.tasks.spawn(deliver(queue, forwarder.client.clone(), reqwest::Url::clone(&target)));
+    }
+    lanes.queues.insert(id, Queues { queues, turn: AtomicUsize::new(0) });
     let body = serde_json::json!({ "id": id.to_string() }).to_string();
     Ok(Response::builder().status(StatusCode::CREATED).content_type("application/json").body(body))
 }
@@ -81,6 +100,7 @@ fn subscribe(
 #[handler]
 async fn ingest(
     Path(id): Path<String>,
+    headers: &HeaderMap,
     body: Body,
     forwarder: Data<&Arc<Forwarder>>,
 ) -> poem::Result<Response> {
@@ -89,10 +109,26 @@ async fn ingest(
     let accepted = answer(delivery.id);
     let id = id.parse().map_err(poem::error::BadRequest)?;
     let lanes = forwarder.lanes.read().unwrap_or_else(PoisonError::into_inner);
-    let Some(queue) = lanes.queues.get::<Uuid>(&id) else { return Err(StatusCode::NOT_FOUND.into()) };
+    let queue = lanes.queues.get::<Uuid>(&id).and_then(|queues| queues.of(headers.get(ORDERING_KEY)));
+    let Some(queue) = queue else { return Err(StatusCode::NOT_FOUND.into()) };
     match queue.try_send(delivery) {
         Ok(()) => Ok(accepted),
         Err(_) => Ok(StatusCode::TOO_MANY_REQUESTS.into()),
+    }
+}
+
+impl Queues {
+    /// The queue of a key; those without one go to the queues in turns.
+    fn of(&self, key: Option<&HeaderValue>) -> Option<&mpsc::Sender<Delivery>> {
+        let place = match key {
+            Some(key) => {
+                let mut hasher = DefaultHasher::new();
+                key.as_bytes().hash(&mut hasher);
+                usize::try_from(hasher.finish() >> 32).unwrap_or_default()
+            }
+            None => self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        self.queues.get(place % self.queues.len().max(1))
     }
 }
 

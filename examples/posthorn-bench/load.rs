@@ -4,7 +4,7 @@
 //! latencies count from then, so that a server that stalls does not hide what waited meanwhile.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -17,6 +17,7 @@ use crate::client::Client;
 use crate::clock::{Clock, nanos};
 use crate::event::{Event, Filler};
 use crate::latency;
+use crate::ordering::Ordering;
 use crate::tally::Tally;
 
 /// How long a caller waits after a 429 or 503 before it sends the same event again. Shorter than the
@@ -57,6 +58,7 @@ pub(crate) struct Run {
     pub(crate) filler: Filler,
     /// Where each subscription's events go in.
     pub(crate) paths: Vec<Uri>,
+    pub(crate) ordering: Ordering,
     pub(crate) tally: Arc<Tally>,
     /// Accepted since the start of the run.
     pub(crate) accepted: AtomicU64,
@@ -69,6 +71,8 @@ struct Caller {
     run: Arc<Run>,
     client: Client,
     index: usize,
+    /// How many there are.
+    callers: usize,
     /// The subscription whose turn it is.
     turn: usize,
     /// How many events were accepted for each subscription.
@@ -83,6 +87,7 @@ impl Callers {
             run: Arc::clone(run),
             client,
             index,
+            callers: count,
             turn: index * subscriptions / count,
             numbers: vec![0; subscriptions],
         };
@@ -94,7 +99,7 @@ impl Callers {
         let mut tasks = JoinSet::new();
         let count = self.0.len();
         for caller in self.0 {
-            tasks.spawn(caller.run(pace, count));
+            tasks.spawn(caller.run(pace));
         }
         let (mut callers, mut whole) = (Vec::with_capacity(count), Stretch::empty()?);
         let joined = timeout(pace.duration + STRETCH_GRACE, async {
@@ -117,10 +122,10 @@ impl Callers {
 }
 
 impl Caller {
-    async fn run(mut self, pace: Pace, callers: usize) -> anyhow::Result<(Self, Stretch)> {
+    async fn run(mut self, pace: Pace) -> anyhow::Result<(Self, Stretch)> {
         let begin = Instant::now();
         let mut stretch = Stretch::empty()?;
-        let mut due = begin + share(pace.interval.unwrap_or_default(), self.index, callers);
+        let mut due = begin + share(pace.interval.unwrap_or_default(), self.index, self.callers);
         while begin.elapsed() < pace.duration {
             if let Some(interval) = pace.interval {
                 if due >= begin + pace.duration {
@@ -140,7 +145,7 @@ impl Caller {
     }
 
     fn backlog(&self) -> u64 {
-        self.run.accepted.load(Ordering::Relaxed).saturating_sub(self.run.tally.arrived())
+        self.run.accepted.load(Relaxed).saturating_sub(self.run.tally.arrived())
     }
 
     /// Sends one event that is due at `due`, until it is accepted.
@@ -153,8 +158,9 @@ impl Caller {
         let event =
             Event { worker: self.index, subscription: self.turn, number: *number + 1, sent_nanos: due_nanos };
         let payload = event.encode(&run.filler);
+        let key = run.ordering.key(self.index, *number + 1, self.callers);
         loop {
-            let answer = self.client.post(path, payload.clone()).await?;
+            let answer = self.client.post(path, key.as_deref(), payload.clone()).await?;
             match answer.status {
                 StatusCode::ACCEPTED => break,
                 StatusCode::TOO_MANY_REQUESTS => {}
@@ -166,7 +172,7 @@ impl Caller {
         }
         *number += 1;
         self.turn = (self.turn + 1) % run.paths.len();
-        run.accepted.fetch_add(1, Ordering::Relaxed);
+        run.accepted.fetch_add(1, Relaxed);
         stretch.accept(due_nanos, run.clock.nanos());
         Ok(())
     }

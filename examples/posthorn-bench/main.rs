@@ -2,7 +2,8 @@
 //!
 //! One run on one machine measures three servers under the same load: a forwarder that stores
 //! nothing (the ceiling), Posthorn on SQLite and Posthorn on PostgreSQL, each with one strict subscription and
-//! with a thousand. Callers and receiver are this process; each server is a child of its own. A run fails
+//! with a thousand; other orderings, an open loop, a database with a history and a second build to compare
+//! with on demand. Callers and receiver are this process; each server is a child of its own. A run fails
 //! when one accepted event does not arrive, or arrives out of order.
 //!
 //! ```text
@@ -15,8 +16,10 @@ mod clock;
 mod database;
 mod event;
 mod forwarder;
+mod history;
 mod latency;
 mod load;
+mod ordering;
 mod receiver;
 mod report;
 mod table;
@@ -35,7 +38,8 @@ use url::Url;
 
 use crate::case::Plan;
 use crate::load::Pace;
-use crate::report::{Outcome, Report, Store};
+use crate::ordering::Ordering;
+use crate::report::{Case, Outcome, Report, Store};
 
 /// Runs of one case that are discarded before the machine counts as too busy.
 const DISCARDED_MAX: u32 = 50;
@@ -51,7 +55,10 @@ struct Arguments {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_values = ["forwarder", "sqlite", "postgres"])]
     cases: Vec<Store>,
-    /// Numbers of strict subscriptions
+    /// How subscriptions order their deliveries
+    #[arg(long, value_delimiter = ',', default_values = ["strict"])]
+    orderings: Vec<Ordering>,
+    /// Numbers of subscriptions
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
     subscriptions: Vec<u32>,
     /// Connections, each with one request at a time
@@ -66,9 +73,12 @@ struct Arguments {
     /// Load before it
     #[arg(long, default_value_t = 2.0)]
     warm_up_seconds: f64,
-    /// Events per second over all connections (open loop); without it, as fast as they are answered
+    /// Measure each case again with events that come at this part of the rate just delivered (open loop)
     #[arg(long)]
-    rate: Option<f64>,
+    open_loop: Option<f64>,
+    /// Finished deliveries that are in the database already
+    #[arg(long, value_delimiter = ',', default_values_t = [0])]
+    history: Vec<u64>,
     /// Callers wait while so many accepted events have not arrived
     #[arg(long, default_value_t = 100_000)]
     backlog_max: u64,
@@ -84,6 +94,9 @@ struct Arguments {
     /// The server's program [default: `posthorn` of the same build]
     #[arg(long)]
     posthorn: Option<PathBuf>,
+    /// Another build of it: each case is measured with both, in turns
+    #[arg(long)]
+    base: Option<PathBuf>,
     /// A PostgreSQL server where databases may be created
     #[arg(
         long,
@@ -128,21 +141,27 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
         .with_context(|| {
             format!("{}: build it first, or name another with --posthorn", posthorn.display())
         })?;
-    let plan = Plan {
+    let mut plan = Plan {
         connections: arguments.connections.into(),
         payload_bytes: arguments.payload_bytes.try_into()?,
         warm_up: seconds("--warm-up-seconds", arguments.warm_up_seconds)?,
-        pace: arguments.pace()?,
+        pace: arguments.pace(None)?,
         drain_max: seconds("--drain-seconds", arguments.drain_seconds)?,
         posthorn: &posthorn,
+        base: arguments.base.as_deref(),
         postgres: &arguments.postgres,
         directory: arguments.directory.as_deref().unwrap_or(examples),
     };
     let mut runs = Vec::new();
     for _ in 0..arguments.repeat {
-        for &subscriptions in &arguments.subscriptions {
-            for &store in &arguments.cases {
-                runs.push(arguments.measure_alone(&plan, store, subscriptions.try_into()?).await?);
+        for case in arguments.all_cases()? {
+            plan.pace = arguments.pace(None)?;
+            let run = arguments.measure_alone(&plan, case).await?;
+            let delivered = run.delivered_per_second;
+            runs.push(run);
+            if let Some(part) = arguments.open_loop {
+                plan.pace = arguments.pace(Some(part * delivered))?;
+                runs.push(arguments.measure_alone(&plan, Case { open_loop: true, ..case }).await?);
             }
         }
     }
@@ -159,9 +178,34 @@ impl Arguments {
         self.cases.iter().any(|store| *store != Store::Forwarder)
     }
 
-    fn pace(&self) -> anyhow::Result<Pace> {
-        let interval = self.rate.map(|rate| {
-            ensure!(rate > 0.0, "--rate: expected events per second above 0");
+    /// Each case once; those that differ in the build only, one right after the other.
+    fn all_cases(&self) -> anyhow::Result<Vec<Case>> {
+        let mut cases = Vec::new();
+        for &ordering in &self.orderings {
+            for subscriptions in &self.subscriptions {
+                let subscriptions = usize::try_from(*subscriptions)?;
+                for &history in &self.history {
+                    for &store in &self.cases {
+                        let case =
+                            Case { store, base: false, ordering, subscriptions, history, open_loop: false };
+                        if store == Store::Forwarder {
+                            let is_new = !cases.contains(&Case { history: 0, ..case });
+                            cases.extend(is_new.then_some(Case { history: 0, ..case }));
+                            continue;
+                        }
+                        cases.push(case);
+                        cases.extend(self.base.is_some().then_some(Case { base: true, ..case }));
+                    }
+                }
+            }
+        }
+        Ok(cases)
+    }
+
+    /// As fast as events are answered, or with so many a second.
+    fn pace(&self, rate: Option<f64>) -> anyhow::Result<Pace> {
+        let interval = rate.map(|rate| {
+            ensure!(rate > 0.0, "--open-loop: expected a part above 0");
             Ok(Duration::try_from_secs_f64(f64::from(self.connections) / rate)?)
         });
         Ok(Pace {
@@ -172,15 +216,10 @@ impl Arguments {
     }
 
     /// Runs a case again while too much of the machine worked for something else.
-    async fn measure_alone(
-        &self,
-        plan: &Plan<'_>,
-        store: Store,
-        subscriptions: usize,
-    ) -> anyhow::Result<Outcome> {
-        let what = format!("{store}, subscriptions: {subscriptions}");
+    async fn measure_alone(&self, plan: &Plan<'_>, case: Case) -> anyhow::Result<Outcome> {
+        let what = format!("{case}, subscriptions: {}, history: {}", case.subscriptions, case.history);
         for discarded in 0..DISCARDED_MAX {
-            let mut run = plan.measure(store, subscriptions).await.with_context(|| what.clone())?;
+            let mut run = plan.measure(case).await.with_context(|| what.clone())?;
             let elsewhere = run.cost.elsewhere_share.unwrap_or(0.0);
             let verdict = if elsewhere > self.elsewhere_max { "discarded" } else { "kept" };
             let (rate, percent) = (run.delivered_per_second, elsewhere * 100.0);

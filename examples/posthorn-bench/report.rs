@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::latency::Latency;
+use crate::ordering::Ordering;
 use crate::usage::Memory;
 
 /// What is measured.
@@ -31,11 +32,33 @@ impl fmt::Display for Store {
     }
 }
 
+/// What one run measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Case {
+    pub(crate) store: Store,
+    /// The build that is compared with, not the one under test.
+    pub(crate) base: bool,
+    pub(crate) ordering: Ordering,
+    pub(crate) subscriptions: usize,
+    /// Finished deliveries that are in the database already.
+    pub(crate) history: u64,
+    /// Events come at a rate of their own, whatever becomes of those before.
+    pub(crate) open_loop: bool,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { store, base, ordering, open_loop, .. } = self;
+        write!(f, "{store}{}, {ordering}", if *base { " (base)" } else { "" })?;
+        f.write_str(if *open_loop { ", open loop" } else { "" })
+    }
+}
+
 /// The figures of one run of one case.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Outcome {
-    pub(crate) store: Store,
-    pub(crate) subscriptions: usize,
+    #[serde(flatten)]
+    pub(crate) case: Case,
     /// Runs before this one that were not counted, since the machine worked for something else too.
     pub(crate) discarded: u32,
     pub(crate) accepted: u64,
@@ -117,10 +140,12 @@ pub(crate) struct Line {
     pub(crate) median: Outcome,
     /// Least and most events per second end to end among the runs.
     pub(crate) delivered_per_second_range: [f64; 2],
-    /// Accepted per second, as a part of the forwarder's at as many subscriptions.
+    /// Accepted per second, as a part of the forwarder's at as many subscriptions of the same ordering.
     pub(crate) accepted_ratio: Option<f64>,
     /// Delivered per second end to end, likewise.
     pub(crate) delivered_ratio: Option<f64>,
+    /// Delivered per second end to end, as a multiple of what the base delivered in the same case.
+    pub(crate) base_ratio: Option<f64>,
 }
 
 /// Everything that is reported.
@@ -142,10 +167,10 @@ impl Report {
         command: String,
         runs: Vec<Outcome>,
     ) -> Self {
-        let mut cases: Vec<(Store, usize)> = Vec::new();
-        for case in runs.iter().map(Outcome::case) {
-            if !cases.contains(&case) {
-                cases.push(case);
+        let mut cases: Vec<Case> = Vec::new();
+        for run in &runs {
+            if !cases.contains(&run.case) {
+                cases.push(run.case);
             }
         }
         let medians: Vec<_> = cases.into_iter().filter_map(|case| median(&runs, case)).collect();
@@ -154,30 +179,30 @@ impl Report {
     }
 }
 
-impl Outcome {
-    fn case(&self) -> (Store, usize) {
-        (self.store, self.subscriptions)
-    }
-}
-
 /// The run in the middle by events per second end to end, and the range of that.
-fn median(runs: &[Outcome], case: (Store, usize)) -> Option<(Outcome, [f64; 2])> {
-    let mut same: Vec<_> = runs.iter().filter(|run| run.case() == case).collect();
+fn median(runs: &[Outcome], case: Case) -> Option<(Outcome, [f64; 2])> {
+    let mut same: Vec<_> = runs.iter().filter(|run| run.case == case).collect();
     same.sort_by(|a, b| a.delivered_per_second.total_cmp(&b.delivered_per_second));
     let (first, middle, last) = (same.first()?, same.get(same.len() / 2)?, same.last()?);
     Some(((*middle).clone(), [first.delivered_per_second, last.delivered_per_second]))
 }
 
 fn line(outcome: &Outcome, range: [f64; 2], medians: &[(Outcome, [f64; 2])]) -> Line {
-    let ceiling = medians.iter().map(|(ceiling, _)| ceiling);
-    let ceiling = ceiling.rev().find(|ceiling| ceiling.case() == (Store::Forwarder, outcome.subscriptions));
-    let ratio =
-        |of: fn(&Outcome) -> f64| ceiling.map(of).filter(|of| *of > 0.0).map(|whole| of(outcome) / whole);
+    let of_case =
+        |case: Case| medians.iter().map(|(outcome, _)| outcome).find(|outcome| outcome.case == case);
+    let part_of = |whole: Option<&Outcome>, of: fn(&Outcome) -> f64| {
+        whole.map(of).filter(|of| *of > 0.0).map(|whole| of(outcome) / whole)
+    };
+    let ceiling = Case { store: Store::Forwarder, base: false, history: 0, open_loop: false, ..outcome.case };
+    let ceiling = of_case(ceiling).filter(|_| !outcome.case.open_loop);
+    let base = of_case(Case { base: true, ..outcome.case }).filter(|_| !outcome.case.base);
+    let delivered = |outcome: &Outcome| outcome.delivered_per_second;
     Line {
         median: outcome.clone(),
         delivered_per_second_range: range,
-        accepted_ratio: ratio(|outcome| outcome.accepted_per_second),
-        delivered_ratio: ratio(|outcome| outcome.delivered_per_second),
+        accepted_ratio: part_of(ceiling, |outcome| outcome.accepted_per_second),
+        delivered_ratio: part_of(ceiling, delivered),
+        base_ratio: part_of(base, delivered),
     }
 }
 
@@ -199,9 +224,9 @@ pub(crate) mod tests {
 
     /// A run with one interesting figure.
     pub(crate) fn outcome(store: Store, subscriptions: usize, delivered_per_second: f64) -> Outcome {
+        let (ordering, history) = (Ordering::Strict, 0);
         Outcome {
-            store,
-            subscriptions,
+            case: Case { store, base: false, ordering, subscriptions, history, open_loop: false },
             discarded: 0,
             accepted: 100_000,
             refused: 0,
@@ -239,7 +264,8 @@ pub(crate) mod tests {
             .iter()
             .map(|line| {
                 let Line { median, delivered_per_second_range: range, delivered_ratio, .. } = line;
-                (median.case(), median.delivered_per_second, *range, *delivered_ratio)
+                let case = (median.case.store, median.case.subscriptions);
+                (case, median.delivered_per_second, *range, *delivered_ratio)
             })
             .collect();
         let expected = [
@@ -249,6 +275,19 @@ pub(crate) mod tests {
         ];
         assert_eq!(figures, expected);
         assert_eq!(report.runs.len(), 7);
+    }
+
+    #[test]
+    fn a_build_stands_beside_its_base_and_open_loops_beside_nothing() {
+        let mut base = outcome(Store::Sqlite, 1, 1_000.0);
+        base.case.base = true;
+        let mut open = outcome(Store::Sqlite, 1, 500.0);
+        open.case.open_loop = true;
+        let forwarder = outcome(Store::Forwarder, 1, 10_000.0);
+        let report = report(vec![forwarder, outcome(Store::Sqlite, 1, 1_500.0), base, open]);
+        let ratios: Vec<_> =
+            report.lines.iter().map(|line| (line.delivered_ratio, line.base_ratio)).collect();
+        assert_eq!(ratios, [(Some(1.0), None), (Some(0.15), Some(1.5)), (Some(0.1), None), (None, None)]);
     }
 
     #[test]

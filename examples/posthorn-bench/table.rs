@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use crate::latency::Latency;
-use crate::report::{Line, Report};
+use crate::report::{Case, Line, Report};
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,19 +16,18 @@ impl fmt::Display for Report {
 }
 
 const RATES_HEAD: &str = "\
-| case | subscriptions | accepted/s | delivered/s in load | delivered/s end to end [range] | drain s | of the forwarder: accepted | delivered |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| case | subscriptions | history | accepted/s | delivered/s in load | delivered/s end to end [range] | drain s | of the forwarder: accepted, delivered | of the base |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 ";
 
 const COSTS_HEAD: &str = "
-| case | subscriptions | ingest p50 / p90 / p99 / max ms | sent to received p50 / p90 / p99 / max ms | CPU µs/event: server, PostgreSQL, bench | machine busy, elsewhere | server RSS peak, end MiB |
-| --- | --- | --- | --- | --- | --- | --- |
+| case | subscriptions | history | ingest p50 / p90 / p99 / max ms | sent to received p50 / p90 / p99 / max ms | CPU µs/event: server, PostgreSQL, bench | machine busy, elsewhere | server RSS peak, end MiB |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 ";
 
 fn rates(line: &Line) -> String {
     let Line { median: run, delivered_per_second_range: [least, most], .. } = line;
-    let mut text =
-        format!("| {} | {} ", run.store, thousands(run.subscriptions.try_into().unwrap_or(u64::MAX)));
+    let mut text = format!("| {} ", case(run.case));
     let held =
         if run.held_seconds > 0.0 { format!(" (held {:.1} s)", run.held_seconds) } else { String::new() };
     let _ = write!(text, "| {}{held} ", per_second(run.accepted_per_second));
@@ -36,7 +35,9 @@ fn rates(line: &Line) -> String {
     let _ = write!(text, "| {} ", per_second(run.delivered_per_second));
     let _ = write!(text, "[{}-{}] ", per_second(*least), per_second(*most));
     let _ = write!(text, "| {:.1} ", run.drain_seconds);
-    let _ = writeln!(text, "| {} | {} |", percent(line.accepted_ratio), percent(line.delivered_ratio));
+    let [accepted, delivered, base] =
+        [line.accepted_ratio, line.delivered_ratio, line.base_ratio].map(percent);
+    let _ = writeln!(text, "| {accepted}, {delivered} | {base} |");
     text
 }
 
@@ -51,9 +52,8 @@ fn costs(line: &Line) -> String {
     .map(|micros| micros.map_or_else(|| "-".to_owned(), |micros| format!("{micros:.0}")));
     let mib = |bytes: Option<u64>| bytes.map_or_else(|| "-".to_owned(), |bytes| (bytes >> 20).to_string());
     format!(
-        "| {} | {} | {} | {} | {server}, {postgres}, {bench} | {}, {} | {}, {} |\n",
-        run.store,
-        thousands(run.subscriptions.try_into().unwrap_or(u64::MAX)),
+        "| {} | {} | {} | {server}, {postgres}, {bench} | {}, {} | {}, {} |\n",
+        case(run.case),
         milliseconds(&run.ingest),
         milliseconds(&run.delivery),
         percent(cost.machine_busy_share),
@@ -61,6 +61,11 @@ fn costs(line: &Line) -> String {
         mib(cost.server_memory_peak_bytes),
         mib(cost.server_memory_end_bytes),
     )
+}
+
+fn case(case: Case) -> String {
+    let subscriptions = thousands(case.subscriptions.try_into().unwrap_or(u64::MAX));
+    format!("{case} | {subscriptions} | {}", thousands(case.history))
 }
 
 fn milliseconds(latency: &Latency) -> String {
@@ -106,9 +111,9 @@ mod tests {
         posthorn.held_seconds = 2.5;
         let text = report(vec![outcome(Store::Forwarder, 1_000, 10_000.0), posthorn]).to_string();
         for row in [
-            "| forwarder | 1,000 | 15,000 | 10,000 | 10,000 [10,000-10,000] | 1.2 | 100 % | 100 % |\n",
-            "| PostgreSQL | 1,000 | 6,482 (held 2.5 s) | 4,321 | 4,321 [4,321-4,321] | 1.2 | 43 % | 43 % |\n",
-            "| PostgreSQL | 1,000 | 1.0 / 2.0 / 100 / 1234 | 0.0 / 0.0 / 0.0 / 0.0 | 87, -, - | 98 %, - | 64, - |\n",
+            "| forwarder, strict | 1,000 | 0 | 15,000 | 10,000 | 10,000 [10,000-10,000] | 1.2 | 100 %, 100 % | - |\n",
+            "| PostgreSQL, strict | 1,000 | 0 | 6,482 (held 2.5 s) | 4,321 | 4,321 [4,321-4,321] | 1.2 | 43 %, 43 % | - |\n",
+            "| PostgreSQL, strict | 1,000 | 0 | 1.0 / 2.0 / 100 / 1234 | 0.0 / 0.0 / 0.0 / 0.0 | 87, -, - | 98 %, - | 64, - |\n",
         ] {
             assert!(text.contains(row), "{row}\nis missing in\n{text}");
         }

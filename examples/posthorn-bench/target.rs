@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use hyper::{StatusCode, Uri};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -17,10 +18,13 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::client::Client;
+use crate::ordering::Ordering;
 
 /// What a start may take: migrating an empty database and binding a port.
 const START_PATIENCE: Duration = Duration::from_mins(1);
 const END_PATIENCE: Duration = Duration::from_secs(10);
+/// Connections that create subscriptions.
+const SUBSCRIBERS: usize = 16;
 /// Lines of its log that a failure shows.
 const LOG_LINES_MAX: usize = 40;
 
@@ -72,20 +76,13 @@ impl Target {
         self.log.tail()
     }
 
-    /// Creates a strict subscription for each target; the paths that take their events.
-    pub(crate) async fn subscribe(&self, targets: impl Iterator<Item = String>) -> anyhow::Result<Vec<Uri>> {
-        let mut client = Client::connect(self.address).await?;
-        let mut paths = Vec::new();
-        for target_url in targets {
-            let body = serde_json::json!({ "target_url": target_url, "ordering": "strict" }).to_string();
-            let answer = client.post(&Uri::from_static("/subscriptions/"), Bytes::from(body)).await?;
-            if answer.status != StatusCode::CREATED {
-                bail!("POST /subscriptions/: {answer}");
-            }
-            let created: Created = serde_json::from_slice(&answer.body).context("POST /subscriptions/")?;
-            paths.push(format!("/ingest/{}", created.id).parse()?);
-        }
-        Ok(paths)
+    /// Creates a subscription for each target, over several connections; the paths that take their
+    /// events, in the order of the targets.
+    pub(crate) async fn subscribe(&self, ordering: Ordering, targets: &[String]) -> anyhow::Result<Vec<Uri>> {
+        let share = targets.len().div_ceil(SUBSCRIBERS).max(1);
+        let parts = targets.chunks(share).map(|targets| subscribe(self.address, ordering, targets));
+        let parts: Vec<Vec<Uri>> = try_join_all(parts).await?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     /// Ends it at once: what it would finish is of no use any more.
@@ -95,6 +92,21 @@ impl Target {
             .context("the server did not end")?
             .context("ending the server")
     }
+}
+
+async fn subscribe(address: SocketAddr, ordering: Ordering, targets: &[String]) -> anyhow::Result<Vec<Uri>> {
+    let mut client = Client::connect(address).await?;
+    let mut paths = Vec::with_capacity(targets.len());
+    for target_url in targets {
+        let body = serde_json::json!({ "target_url": target_url, "ordering": ordering }).to_string();
+        let answer = client.post(&Uri::from_static("/subscriptions/"), None, Bytes::from(body)).await?;
+        if answer.status != StatusCode::CREATED {
+            bail!("POST /subscriptions/: {answer}");
+        }
+        let created: Created = serde_json::from_slice(&answer.body).context("POST /subscriptions/")?;
+        paths.push(format!("/ingest/{}", created.id).parse()?);
+    }
+    Ok(paths)
 }
 
 /// The last lines of a process's stderr, read as long as it writes any.
