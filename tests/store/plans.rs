@@ -7,41 +7,43 @@
 
 use std::time::{Duration, Instant};
 
-use posthorn::store::intake::IntakeWriter;
+use posthorn::store::intake::{Answer, IntakeWriter};
 use posthorn::store::outcomes::OutcomeWriter;
 use posthorn_domain::delivery::AttemptOutcome;
-use posthorn_domain::id::Sequence;
+use posthorn_domain::id::{Sequence, SubscriptionId};
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{BACKLOG_MAX, NOW, World, intake, keyed, outcome};
+use crate::world::{BACKLOG_MAX, NOW, World, idempotent, intake, keyed, outcome};
 
 on_both_databases![
     hot_statements_do_not_slow_down,
+    large_batches_cost_no_more_per_event,
     a_large_statement_waits_for_nothing,
     pages_by_key_are_read
 ];
 
-/// Lone outcomes on a small table, and again with many rows beside them.
+/// Lone outcomes and lone events with an idempotency key on a small table, and again with many rows of
+/// the same lane, by the statements that were prepared when there were few.
 async fn hot_statements_do_not_slow_down(backend: Backend) {
     let world = World::new(backend).await;
-    let (id, crowd) = (world.subscription().await, world.subscription().await);
-    let mut writer = OutcomeWriter::new(&world.store);
+    let id = world.subscription().await;
+    let mut outcomes = OutcomeWriter::new(&world.store);
+    let mut intakes = IntakeWriter::new(&world.store, BACKLOG_MAX);
     world.accept_many(id, 60).await;
-    let before = quickest(&world, &mut writer, id).await;
-    world.accept_many(crowd, 30_000).await;
-    let after = quickest(&world, &mut writer, id).await;
-    assert!(
-        after < before * 4 + Duration::from_millis(2),
-        "{before:?} on a small table, {after:?} on a large one"
-    );
+    let before = [record(&world, &mut outcomes, id).await, accept(&mut intakes, id, "before").await];
+    world.accept_many(id, 30_000).await;
+    let after = [record(&world, &mut outcomes, id).await, accept(&mut intakes, id, "after").await];
+    for (before, after) in before.into_iter().zip(after) {
+        assert!(
+            after < before * 4 + Duration::from_millis(2),
+            "{before:?} on a small table, {after:?} on a large one"
+        );
+    }
 }
 
-async fn quickest(
-    world: &World,
-    writer: &mut OutcomeWriter,
-    id: posthorn_domain::id::SubscriptionId,
-) -> Duration {
+/// The quickest of some lone outcomes.
+async fn record(world: &World, writer: &mut OutcomeWriter, id: SubscriptionId) -> Duration {
     let mut quickest = Duration::MAX;
     for delivery in world.unfinished(id, 30).await {
         let delivery = world.delivery(delivery).await;
@@ -50,6 +52,51 @@ async fn quickest(
         quickest = quickest.min(began.elapsed());
     }
     quickest
+}
+
+/// The quickest of some lone events.
+async fn accept(writer: &mut IntakeWriter, id: SubscriptionId, key: &str) -> Duration {
+    let mut quickest = Duration::MAX;
+    for n in 0..30 {
+        let batch = [idempotent(id, &format!("{key} {n}"), "1")];
+        let began = Instant::now();
+        writer.accept(&batch, NOW).await.unwrap();
+        quickest = quickest.min(began.elapsed());
+    }
+    quickest
+}
+
+/// A step that compared each of a batch with each other would make the large one ten times as dear.
+async fn large_batches_cost_no_more_per_event(backend: Backend) {
+    let world = World::new(backend).await;
+    let mut lanes = Vec::new();
+    for _ in 0..512 {
+        lanes.push(world.subscription().await);
+    }
+    let mut outcomes = OutcomeWriter::new(&world.store);
+    let mut intakes = IntakeWriter::new(&world.store, BACKLOG_MAX);
+    let mut quickest = [[Duration::MAX; 2]; 2];
+    for _ in 0..8 {
+        for (size, [accepted, recorded]) in [32, 512].into_iter().zip(&mut quickest) {
+            let batch: Vec<_> = lanes.iter().take(size).map(|id| intake(*id)).collect();
+            let began = Instant::now();
+            let answers = intakes.accept(&batch, NOW).await.unwrap();
+            *accepted = (*accepted).min(began.elapsed());
+            assert!(answers.iter().all(|answer| matches!(answer, Answer::Stored(_))), "{answers:?}");
+            let mut ended = Vec::with_capacity(size);
+            for event in &batch {
+                let delivery = world.delivery(event.delivery_id).await;
+                ended.push(outcome(&delivery, 1, AttemptOutcome::Success));
+            }
+            let began = Instant::now();
+            outcomes.record(&[], &ended, NOW).await.unwrap();
+            *recorded = (*recorded).min(began.elapsed());
+        }
+    }
+    let [small, large] = quickest;
+    for (small, large) in small.into_iter().zip(large) {
+        assert!(large < small * 32, "{small:?} for 32, {large:?} for 512");
+    }
 }
 
 async fn a_large_statement_waits_for_nothing(backend: Backend) {

@@ -28,13 +28,15 @@ WITH input AS MATERIALIZED (
         error = CASE WHEN d.status < 3 THEN i.error ELSE d.error END
     FROM input i
     WHERE d.id = i.delivery_id AND d.attempt_count = i.attempt_number - 1
-    RETURNING d.id, d.status, d.completed_at_ms IS NOT DISTINCT FROM i.completed_at_ms AND d.status >= 3 AS ended
+    RETURNING d.status, d.completed_at_ms IS NOT DISTINCT FROM i.completed_at_ms AND d.status >= 3 AS ended,
+              i.id, i.delivery_id, i.subscription_id, i.attempt_number, i.outcome, i.status_code,
+              i.response_body, i.error_message, i.duration_ms, i.attempted_at_ms
 ), logged AS (
     INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, status_code,
                                    response_body, error_message, duration_ms, attempted_at_ms)
-    SELECT i.id, i.delivery_id, i.subscription_id, i.attempt_number, i.outcome, i.status_code,
-           i.response_body, i.error_message, i.duration_ms, i.attempted_at_ms
-    FROM input i JOIN changed c ON c.id = i.delivery_id
+    SELECT id, delivery_id, subscription_id, attempt_number, outcome, status_code, response_body, error_message,
+           duration_ms, attempted_at_ms
+    FROM changed
 )
 INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed)
 SELECT $15, $16, 0, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4)
