@@ -1,26 +1,34 @@
 //! Rows by the many, in few statements.
 
-/// Rows of one statement, the largest first. Few sizes, so that each statement is prepared once.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// Rows of one statement, the largest first. Few sizes, so that each statement is prepared once, and
+/// each twice the next, so that few make up any number: a statement is a hop to the database's thread and back,
+/// which costs more than the row that it writes.
+const SIZES: [usize; 7] = [64, 32, 16, 8, 4, 2, 1];
 
 /// How many rows one statement takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Rows(usize);
 
 impl Rows {
-    /// `head VALUES row, row, …`.
-    pub(super) fn insert(self, head: &str, row: &str) -> String {
-        let mut sql = String::with_capacity(head.len() + 8 + self.0 * (row.len() + 1));
-        sql.push_str(head);
+    /// `VALUES row, row, …`; a query names their columns `column1`, `column2`, ….
+    pub(super) fn values(self, row: &str) -> String {
+        format!("VALUES {}", self.list(row))
+    }
+
+    /// `item, item, …`.
+    pub(super) fn list(self, item: &str) -> String {
+        let mut sql = String::with_capacity(self.0 * (item.len() + 1));
         for n in 0..self.0 {
-            sql.push_str(if n == 0 { " VALUES " } else { "," });
-            sql.push_str(row);
+            if n > 0 {
+                sql.push(',');
+            }
+            sql.push_str(item);
         }
         sql
     }
 }
 
-/// Cuts `items` into pieces of 64, 16, 4 and 1.
+/// Cuts `items` into pieces of such sizes.
 pub(super) fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = (Rows, &[T])> {
     std::iter::from_fn(move || {
         let size = SIZES.into_iter().find(|size| *size <= items.len())?;
@@ -38,8 +46,8 @@ mod tests {
     fn chunks_are_few_and_whole() {
         let items: Vec<usize> = (0..150).collect();
         let sizes: Vec<usize> = chunks(&items).map(|(rows, _)| rows.0).collect();
-        assert_eq!(sizes, [64, 64, 16, 4, 1, 1]);
+        assert_eq!(sizes, [64, 64, 16, 4, 2]);
         assert!(chunks(&items).flat_map(|(_, chunk)| chunk).eq(&items));
-        assert_eq!(Rows(2).insert("INSERT INTO t", "(?)"), "INSERT INTO t VALUES (?),(?)");
+        assert_eq!(Rows(2).values("(?)"), "VALUES (?),(?)");
     }
 }

@@ -1,9 +1,9 @@
 //! A batch in one transaction of few statements: each costs a hop to the database's thread, so
 //! rows go in by the many.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use posthorn_domain::id::{DeliveryId, Sequence};
+use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use uuid::Uuid;
@@ -20,86 +20,122 @@ pub(super) async fn accept(
     now: Timestamp,
 ) -> Result<Vec<Answer>, Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    let mut lanes = BTreeMap::new();
+    let known = known(&mut tx, batch).await?;
+    let mut lanes = lanes(&mut tx, batch).await?;
     let mut answers = Vec::with_capacity(batch.len());
     let mut fresh = Vec::with_capacity(batch.len());
-    for intake in batch {
-        if let Some((id, same_bytes)) = known(&mut tx, intake).await? {
-            answers.push(known_key(id, same_bytes));
+    for (place, intake) in (0..).zip(batch) {
+        if let Some((id, same_bytes)) = known.get(&place) {
+            answers.push(known_key(*id, *same_bytes));
             continue;
         }
-        let lane = match lanes.get(&intake.subscription_id) {
-            Some(lane) => *lane,
-            None => lane(&mut tx, intake).await?,
-        };
-        let numbered = numbered(lane.map(|Lane { next, finished }| (next, next <= finished + backlog_max)));
-        let lane = match (lane, numbered) {
-            (Some(lane), Answer::Stored(sequence)) => {
-                fresh.push((intake, sequence.0));
-                Some(Lane { next: lane.next + 1, ..lane })
-            }
-            (lane, _) => lane,
-        };
-        lanes.insert(intake.subscription_id, lane);
+        let lane = lanes.get_mut(&intake.subscription_id);
+        let numbered =
+            numbered(lane.as_ref().map(|lane| (lane.next, lane.next <= lane.finished + backlog_max)));
+        if let (Some(lane), Answer::Stored(sequence)) = (lane, numbered) {
+            fresh.push((intake, sequence.0));
+            lane.next += 1;
+        }
         answers.push(numbered);
     }
     insert_events(&mut tx, &fresh).await?;
     insert_deliveries(&mut tx, &fresh, now).await?;
-    for (id, lane) in lanes {
-        if let Some(Lane { next, .. }) = lane {
-            sqlx::query("UPDATE lanes SET next_sequence = $2 WHERE subscription_id = $1")
-                .bind(id.0)
-                .bind(next)
-                .execute(&mut *tx)
-                .await?;
-        }
-    }
+    move_on(&mut tx, &lanes).await?;
     let accepted = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
     Counts { accepted, ..Counts::default() }.add_on(&mut tx, now, Writer::Intake).await?;
     tx.commit().await?;
     Ok(answers)
 }
 
-/// The delivery that bears the same idempotency key, and whether its bytes are the same; by
-/// `webhook_deliveries_idempotent`.
+/// The deliveries that bear the same idempotency keys, by the event's place in the batch, and whether
+/// their bytes are the same; by `webhook_deliveries_idempotent`.
 async fn known(
     connection: &mut SqliteConnection,
-    intake: &Intake,
-) -> Result<Option<(DeliveryId, bool)>, Error> {
-    let Some(key) = &intake.idempotency_key else { return Ok(None) };
-    let found: Option<(Uuid, bool)> = sqlx::query_as(
-        "SELECT d.id, e.payload = $3 FROM webhook_deliveries d JOIN events e ON e.id = d.event_id \
-         WHERE d.subscription_id = $1 AND d.idempotency_key = $2",
-    )
-    .bind(intake.subscription_id.0)
-    .bind(key)
-    .bind(intake.payload.as_ref())
-    .fetch_optional(connection)
-    .await?;
-    Ok(found.map(|(id, same)| (DeliveryId(id), same)))
+    batch: &[Intake],
+) -> Result<BTreeMap<i64, (DeliveryId, bool)>, Error> {
+    let keyed: Vec<_> = (0_i64..)
+        .zip(batch)
+        .filter_map(|(place, intake)| Some((place, intake, intake.idempotency_key.as_deref()?)))
+        .collect();
+    let mut known = BTreeMap::new();
+    for (rows, chunk) in chunks(&keyed) {
+        let sql = format!(
+            "SELECT k.column1, d.id, e.payload FROM ({}) AS k \
+             JOIN webhook_deliveries d ON d.subscription_id = k.column2 AND d.idempotency_key = k.column3 \
+             JOIN events e ON e.id = d.event_id",
+            rows.values("(?, ?, ?)")
+        );
+        let mut query = sqlx::query_as(&sql);
+        for (place, intake, key) in chunk {
+            query = query.bind(place).bind(intake.subscription_id.0).bind(key);
+        }
+        let found: Vec<(i64, Uuid, Vec<u8>)> = query.fetch_all(&mut *connection).await?;
+        known.extend(found.into_iter().map(|(place, id, payload)| {
+            let intake = usize::try_from(place).ok().and_then(|place| batch.get(place));
+            (place, (DeliveryId(id), intake.is_some_and(|intake| intake.payload == payload)))
+        }));
+    }
+    Ok(known)
 }
 
 /// Where a lane stands.
-#[derive(Clone, Copy)]
 struct Lane {
     next: i64,
     /// At least so many of its deliveries are finished.
     finished: i64,
 }
 
-async fn lane(connection: &mut SqliteConnection, intake: &Intake) -> Result<Option<Lane>, Error> {
-    let found: Option<(i64, i64)> =
-        sqlx::query_as("SELECT next_sequence, finished FROM lanes WHERE subscription_id = $1")
-            .bind(intake.subscription_id.0)
-            .fetch_optional(connection)
-            .await?;
-    Ok(found.map(|(next, finished)| Lane { next, finished }))
+/// The lanes of a batch, those that are there.
+async fn lanes(
+    connection: &mut SqliteConnection,
+    batch: &[Intake],
+) -> Result<BTreeMap<SubscriptionId, Lane>, Error> {
+    let ids: BTreeSet<_> = batch.iter().map(|intake| intake.subscription_id).collect();
+    let ids: Vec<_> = ids.into_iter().collect();
+    let mut lanes = BTreeMap::new();
+    for (rows, chunk) in chunks(&ids) {
+        let list = rows.list("?");
+        let sql = format!(
+            "SELECT subscription_id, next_sequence, finished FROM lanes WHERE subscription_id IN ({list})"
+        );
+        let mut query = sqlx::query_as(&sql);
+        for id in chunk {
+            query = query.bind(id.0);
+        }
+        let found: Vec<(Uuid, i64, i64)> = query.fetch_all(&mut *connection).await?;
+        let lane = |(id, next, finished)| (SubscriptionId(id), Lane { next, finished });
+        lanes.extend(found.into_iter().map(lane));
+    }
+    Ok(lanes)
+}
+
+/// Writes where the lanes stand now.
+async fn move_on(
+    connection: &mut SqliteConnection,
+    lanes: &BTreeMap<SubscriptionId, Lane>,
+) -> Result<(), Error> {
+    let lanes: Vec<_> = lanes.iter().collect();
+    for (rows, chunk) in chunks(&lanes) {
+        let sql = format!(
+            "UPDATE lanes SET next_sequence = moved.column2 FROM ({}) AS moved \
+             WHERE subscription_id = moved.column1",
+            rows.values("(?, ?)")
+        );
+        let mut query = sqlx::query(&sql);
+        for (id, lane) in chunk {
+            query = query.bind(id.0).bind(lane.next);
+        }
+        query.execute(&mut *connection).await?;
+    }
+    Ok(())
 }
 
 async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64)]) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
-        let sql =
-            rows.insert("INSERT INTO events (id, content_type, payload, reference_count)", "(?, ?, ?, 1)");
+        let sql = format!(
+            "INSERT INTO events (id, content_type, payload, reference_count) {}",
+            rows.values("(?, ?, ?, 1)")
+        );
         let mut query = sqlx::query(&sql);
         for (intake, _) in chunk {
             query = query.bind(intake.event_id.0).bind(&intake.content_type).bind(intake.payload.as_ref());
@@ -115,10 +151,10 @@ async fn insert_deliveries(
     now: Timestamp,
 ) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
-        let sql = rows.insert(
+        let sql = format!(
             "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, ordering_key, \
-             idempotency_key, created_at_ms, status, attempt_count, retry_base)",
-            "(?, ?, ?, ?, ?, ?, ?, 0, 0, 0)",
+             idempotency_key, created_at_ms, status, attempt_count, retry_base) {}",
+            rows.values("(?, ?, ?, ?, ?, ?, ?, 0, 0, 0)")
         );
         let mut query = sqlx::query(&sql);
         for (intake, sequence) in chunk {

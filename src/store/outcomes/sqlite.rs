@@ -1,8 +1,12 @@
 //! A batch in one transaction, the log's rows by the many.
 
+use std::collections::HashSet;
+
 use posthorn_domain::delivery::DeliveryStatus;
+use posthorn_domain::id::DeliveryId;
 use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
+use uuid::Uuid;
 
 use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
@@ -20,16 +24,21 @@ pub(super) async fn record(
     for started in started {
         mark(&mut tx, *started).await?;
     }
+    let ended = end(&mut tx, outcomes, now).await?;
     let mut counts = Counts::default();
     let mut logged = Vec::with_capacity(outcomes.len());
     for outcome in outcomes {
-        let Some(status) = change(&mut tx, outcome, now).await? else { continue };
-        match status {
-            Ended::Success => counts.succeeded += 1,
-            Ended::Failed => counts.failed += 1,
-            Ended::No => {}
+        let changed = ended.contains(&outcome.attempt.delivery_id);
+        if changed {
+            match outcome.status {
+                DeliveryStatus::Success => counts.succeeded += 1,
+                DeliveryStatus::Failed => counts.failed += 1,
+                DeliveryStatus::Pending | DeliveryStatus::Processing | DeliveryStatus::FailedAttempt => {}
+            }
         }
-        logged.push(outcome);
+        if changed || count(&mut tx, outcome).await? {
+            logged.push(outcome);
+        }
     }
     log(&mut tx, &logged).await?;
     for outcome in &logged {
@@ -52,56 +61,57 @@ async fn mark(connection: &mut SqliteConnection, started: Started) -> Result<(),
     Ok(())
 }
 
-/// Whether a change ended its delivery.
-enum Ended {
-    No,
-    Success,
-    Failed,
+/// Changes the deliveries that nobody ended, by primary key; those that it changed. One where the same
+/// was written before is not among them.
+async fn end(
+    connection: &mut SqliteConnection,
+    outcomes: &[Outcome],
+    now: Timestamp,
+) -> Result<HashSet<DeliveryId>, Error> {
+    let mut changed = HashSet::with_capacity(outcomes.len());
+    for (rows, chunk) in chunks(outcomes) {
+        let sql = format!(
+            "UPDATE webhook_deliveries SET attempt_count = o.column2, status = o.column3, \
+             next_attempt_at_ms = o.column4, completed_at_ms = o.column5, error = o.column6 FROM ({}) AS o \
+             WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND status < 3 RETURNING id",
+            rows.values("(?, ?, ?, ?, ?, ?)")
+        );
+        let mut query = sqlx::query_scalar(&sql);
+        for outcome in chunk {
+            query = query
+                .bind(outcome.attempt.delivery_id.0)
+                .bind(number(outcome.attempt.number))
+                .bind(outcome.status.code())
+                .bind(outcome.next_attempt_at.map(Timestamp::as_millis))
+                .bind(outcome.completed_at(now))
+                .bind(outcome.error());
+        }
+        let ids: Vec<Uuid> = query.fetch_all(&mut *connection).await?;
+        changed.extend(ids.into_iter().map(DeliveryId));
+    }
+    Ok(changed)
 }
 
-/// Changes the delivery, by primary key; none where the same was written before. One that somebody
-/// ended gets its attempt counted and nothing else.
-async fn change(
-    connection: &mut SqliteConnection,
-    outcome: &Outcome,
-    now: Timestamp,
-) -> Result<Option<Ended>, Error> {
+/// Counts the attempt of a delivery that somebody ended, and nothing else; false where it was counted
+/// before.
+async fn count(connection: &mut SqliteConnection, outcome: &Outcome) -> Result<bool, Error> {
     let attempt = &outcome.attempt;
-    let unfinished = sqlx::query(
-        "UPDATE webhook_deliveries SET attempt_count = $2, status = $3, next_attempt_at_ms = $4, \
-         completed_at_ms = $5, error = $6 WHERE id = $1 AND attempt_count = $2 - 1 AND status < 3",
-    )
-    .bind(attempt.delivery_id.0)
-    .bind(number(attempt.number))
-    .bind(outcome.status.code())
-    .bind(outcome.next_attempt_at.map(Timestamp::as_millis))
-    .bind(outcome.completed_at(now))
-    .bind(outcome.error())
-    .execute(&mut *connection)
-    .await?;
-    if unfinished.rows_affected() > 0 {
-        return Ok(Some(match outcome.status {
-            DeliveryStatus::Success => Ended::Success,
-            DeliveryStatus::Failed => Ended::Failed,
-            DeliveryStatus::Pending | DeliveryStatus::Processing | DeliveryStatus::FailedAttempt => Ended::No,
-        }));
-    }
-    let finished = sqlx::query(
+    let counted = sqlx::query(
         "UPDATE webhook_deliveries SET attempt_count = $2 WHERE id = $1 AND attempt_count = $2 - 1",
     )
     .bind(attempt.delivery_id.0)
     .bind(number(attempt.number))
     .execute(connection)
     .await?;
-    Ok((finished.rows_affected() > 0).then_some(Ended::No))
+    Ok(counted.rows_affected() > 0)
 }
 
 async fn log(connection: &mut SqliteConnection, outcomes: &[&Outcome]) -> Result<(), Error> {
     for (rows, chunk) in chunks(outcomes) {
-        let sql = rows.insert(
+        let sql = format!(
             "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, \
-             status_code, response_body, error_message, duration_ms, attempted_at_ms)",
-            "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             status_code, response_body, error_message, duration_ms, attempted_at_ms) {}",
+            rows.values("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
         );
         let mut query = sqlx::query(&sql);
         for outcome in chunk {
