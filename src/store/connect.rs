@@ -10,7 +10,6 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{ConnectOptions as _, Executor as _, PgPool};
 use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, Statement};
-use tokio::sync::Semaphore;
 
 use super::{Error, Pool, Store, WriteTurn};
 
@@ -73,7 +72,7 @@ impl Store {
         Ok(Self {
             orm: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
             pool: Pool::Sqlite(pool),
-            turn: WriteTurn(Some(Arc::new(Semaphore::new(1)))),
+            turn: WriteTurn(Some(Arc::default())),
         })
     }
 
@@ -123,7 +122,10 @@ impl Store {
                 hot.close().await;
                 general.close().await;
             }
-            Pool::Sqlite(pool) => pool.close().await,
+            Pool::Sqlite(pool) => {
+                drop(self.turn.take().await.and_then(|mut kept| kept.take()));
+                pool.close().await;
+            }
         }
     }
 }

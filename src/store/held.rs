@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::sqlx::pool::PoolConnection;
-use sea_orm::sqlx::{Postgres, Sqlite};
+use sea_orm::sqlx::{Executor as _, Postgres, Sqlite};
 use tokio::time::timeout;
 
 use super::{Error, Pool, Store};
@@ -11,11 +11,16 @@ use super::{Error, Pool, Store};
 /// How long a batch may take before its connection counts as dead.
 const DEADLINE: Duration = Duration::from_secs(20);
 
-/// One writer's connection, taken when first needed and given up when it breaks.
+/// Room for the pages that batches change again and again: some of each index for each busy lane. With SQLite's
+/// 2 MiB a batch for a thousand lanes read a hundred pages again that it had written before.
+const SQLITE_CACHE: &str = "PRAGMA cache_size = -16384";
+
+/// One writer's connection, taken when first needed and given up when it breaks. On SQLite it is the one that
+/// comes with the turn to write.
 #[derive(Debug)]
 pub(super) struct Held {
     store: Store,
-    connection: Option<Connection>,
+    connection: Option<PoolConnection<Postgres>>,
 }
 
 /// A connection to either database.
@@ -38,20 +43,32 @@ impl Held {
         &mut self,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut connection = match self.connection.take() {
-            Some(connection) => connection,
-            None => match &self.store.pool {
-                Pool::Postgres { hot, .. } => Connection::Postgres(hot.acquire().await?),
-                Pool::Sqlite(pool) => Connection::Sqlite(pool.acquire().await?),
-            },
+        let mut turn = self.store.turn.take().await;
+        let mut connection = match (&self.store.pool, turn.as_mut().and_then(|kept| kept.take())) {
+            (Pool::Postgres { hot, .. }, _) => Connection::Postgres(match self.connection.take() {
+                Some(connection) => connection,
+                None => hot.acquire().await?,
+            }),
+            (Pool::Sqlite(_), Some(connection)) => Connection::Sqlite(connection),
+            (Pool::Sqlite(pool), None) => {
+                let mut connection = pool.acquire().await?;
+                connection.execute(SQLITE_CACHE).await?;
+                Connection::Sqlite(connection)
+            }
         };
-        let _turn = self.store.turn.take().await;
         let result = timeout(DEADLINE, work(&mut connection))
             .await
             .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())));
-        match &result {
-            Ok(_) | Err(Error::Conflict | Error::Refused(_)) => self.connection = Some(connection),
-            Err(_) => connection.discard(),
+        match (&result, connection) {
+            (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Postgres(connection)) => {
+                self.connection = Some(connection);
+            }
+            (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Sqlite(connection)) => {
+                if let Some(kept) = &mut turn {
+                    **kept = Some(connection);
+                }
+            }
+            (Err(_), connection) => connection.discard(),
         }
         result
     }

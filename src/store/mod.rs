@@ -32,8 +32,9 @@ mod tx;
 use std::sync::Arc;
 
 use sea_orm::DatabaseConnection;
-use sea_orm::sqlx::{PgPool, SqlitePool};
-use tokio::sync::{Semaphore, SemaphorePermit};
+use sea_orm::sqlx::pool::PoolConnection;
+use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
+use tokio::sync::{Mutex, MutexGuard};
 
 pub use attempts::Activity;
 pub use connect::Settings;
@@ -70,14 +71,16 @@ enum Pool {
 
 /// SQLite takes one writer at a time and lets the others poll; here they queue up, first come
 /// first served. PostgreSQL needs no such thing.
+///
+/// With the turn comes the connection of the hot paths. Both share one, since a connection forgets every
+/// page that it holds once another one has written.
 #[derive(Clone, Debug)]
-struct WriteTurn(Option<Arc<Semaphore>>);
+struct WriteTurn(Option<Arc<Mutex<Option<PoolConnection<Sqlite>>>>>);
 
 impl WriteTurn {
-    async fn take(&self) -> Option<SemaphorePermit<'_>> {
+    async fn take(&self) -> Option<MutexGuard<'_, Option<PoolConnection<Sqlite>>>> {
         match &self.0 {
-            // The semaphore is never closed.
-            Some(turn) => turn.acquire().await.ok(),
+            Some(turn) => Some(turn.lock().await),
             None => None,
         }
     }
