@@ -9,10 +9,6 @@ use posthorn::cli::{demo, listen, migrate};
 use posthorn::config::{Config, LogFormat};
 use posthorn::telemetry;
 
-/// Many small allocations from many threads; whether it pays is for the benchmark to say.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Webhook delivery in order, at least once, at the pace each endpoint can bear.
 ///
 /// Posthorn takes events in over HTTP, answers 202 once they are on disk, and delivers each to its

@@ -1,6 +1,6 @@
 //! The ceiling: takes events and hands them on in order, and remembers nothing.
 //!
-//! Same HTTP server, signature, client and allocator as Posthorn, and the same ordering: one request in
+//! Same HTTP server, signature and client as Posthorn, and the same ordering: one request in
 //! flight for each strict subscription, for each of 64 queues of any other. No database, no retries, no limits, no checks: 202 as soon as the
 //! event is in a bounded queue in memory. What a restart or a failing endpoint loses is lost.
 

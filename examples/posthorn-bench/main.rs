@@ -44,9 +44,6 @@ use crate::report::{Case, Outcome, Report, Store};
 /// Runs of one case that are discarded before the machine counts as too busy.
 const DISCARDED_MAX: u32 = 50;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Measures Posthorn against a forwarder that stores nothing.
 #[derive(Debug, Parser)]
 struct Arguments {

@@ -46,6 +46,7 @@ mod receiver_headers;
 mod retention;
 mod retries;
 mod retry_after;
+mod scale;
 mod status;
 mod subscription_refusals;
 mod subscriptions;

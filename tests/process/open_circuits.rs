@@ -19,6 +19,12 @@ const SEARCH_PATIENCE: Duration = Duration::from_mins(3);
 const WATCHED: Duration = Duration::from_secs(4);
 const POLL: Duration = Duration::from_millis(200);
 
+/// All columns of a subscription but its id.
+pub(crate) const COPIED: &str = "tenant, target_url, description, headers, ordering, max_in_flight, \
+    requests_per_second, burst, max_retries, retry_delay_ms, retry_delay_max_ms, on_exhausted, timeout_ms, \
+    secret_key, signing_secret, previous_signing_secret, previous_signing_until_ms, status, status_reason, version, \
+    created_at_ms, updated_at_ms, deleted_at_ms";
+
 async fn open_circuits_cost_next_to_nothing(backend: Backend) {
     let count: u64 =
         std::env::var("OPEN_CIRCUITS").map_or(10_000, |text| text.parse().expect("OPEN_CIRCUITS: a number"));
@@ -69,14 +75,10 @@ fn open_circuits(backend: Backend, count: u64) -> [String; 5] {
             "CAST(extract(epoch FROM now()) AS BIGINT) * 1000",
         ),
     };
-    let copied = "tenant, target_url, description, headers, ordering, max_in_flight, requests_per_second, \
-        burst, max_retries, retry_delay_ms, retry_delay_max_ms, on_exhausted, timeout_ms, secret_key, \
-        signing_secret, previous_signing_secret, previous_signing_until_ms, status, status_reason, version, \
-        created_at_ms, updated_at_ms, deleted_at_ms";
     let new = "subscriptions s WHERE NOT EXISTS (SELECT 1 FROM lanes l WHERE l.subscription_id = s.id)";
     [
         format!(
-            "{numbers} INSERT INTO subscriptions (id, {copied}) SELECT {id}, {copied} FROM n CROSS JOIN subscriptions"
+            "{numbers} INSERT INTO subscriptions (id, {COPIED}) SELECT {id}, {COPIED} FROM n CROSS JOIN subscriptions"
         ),
         format!(
             "INSERT INTO lane_health (subscription_id, circuit, failures, cool_down_ms, probe_at_ms, failing_since_ms) \
@@ -97,14 +99,14 @@ fn open_circuits(backend: Backend, count: u64) -> [String; 5] {
 }
 
 /// Resident memory, in bytes (proc(5), `/proc/pid/status`).
-fn memory(process: u32) -> u64 {
+pub(crate) fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Hundredths of a second of processor time that it uses within `span`.
-async fn cpu_ticks_in(span: Duration, process: u32) -> u32 {
+pub(crate) async fn cpu_ticks_in(span: Duration, process: u32) -> u32 {
     let before = cpu_ticks(process);
     tokio::time::sleep(span).await;
     cpu_ticks(process) - before
