@@ -64,6 +64,9 @@ pub const BURST_MAX: u32 = 100_000;
 /// Deliveries that a lane holds ready; what is beyond stays in the store. Two round trips' worth:
 /// the next half is loaded while the first is sent.
 pub const LANE_WINDOW: usize = 256;
+/// Deliveries that a lane holds before it has sent any: very many lanes that wait for their first place
+/// in flight, as after a start, hold little.
+pub const LANE_FIRST_PAGE: usize = 16;
 /// Deliveries that a lane holds while they wait for a retry, beside its window, so that failing
 /// ones do not take the places of those behind them. Those in flight that fail come on top.
 pub const LANE_WAITING_MAX: usize = 1024;
@@ -82,4 +85,5 @@ pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_hours(24);
 
 const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
 const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);
+const _: () = assert!(LANE_FIRST_PAGE <= LANE_WINDOW);
 const _: () = assert!(IN_FLIGHT_MAX <= TENANT_IN_FLIGHT_MAX);

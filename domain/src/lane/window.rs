@@ -26,6 +26,8 @@ use page::{Aside, Loading};
 #[derive(Debug)]
 pub(super) struct Window {
     sizes: Sizes,
+    /// How much of the window is filled from the store: twice as much with each start.
+    reach: usize,
     ordering: Ordering,
     /// The ordering that comes once nothing is in flight any more.
     next_ordering: Option<Ordering>,
@@ -55,6 +57,7 @@ impl Window {
     pub(super) fn new(sizes: Sizes, ordering: Ordering, in_flight_max: u32, last: Sequence) -> Self {
         Self {
             sizes,
+            reach: sizes.first_page.clamp(1, sizes.window),
             ordering,
             next_ordering: None,
             key_depth: key_depth(sizes, in_flight_max),
@@ -160,6 +163,7 @@ impl Window {
 
     pub(super) fn start(&mut self, sequence: Sequence, flight: Flight) -> Option<(Ticket, AttemptNumber)> {
         self.unsettle(sequence);
+        self.reach = self.reach.saturating_mul(2).min(self.sizes.window);
         let entry = self.entries.get_mut(&sequence)?;
         entry.phase = Phase::InFlight(flight);
         self.in_flight += 1;

@@ -7,7 +7,7 @@ use crate::circuit::{Circuit, CircuitPolicy};
 use crate::concurrency::InFlight;
 use crate::delivery::{AttemptOutcome, OrderingKey};
 use crate::id::{AttemptNumber, DeliveryId, EventId, Sequence};
-use crate::limits::{LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
+use crate::limits::{LANE_FIRST_PAGE, LANE_KEY_DEPTH_MAX, LANE_WAITING_MAX, LANE_WINDOW};
 use crate::places::Claim;
 use crate::retry::{Jitter, RetryPolicy};
 use crate::subscription::{Defaults, OnExhausted, Ordering, StatusReason, SubscriptionConfig};
@@ -274,6 +274,8 @@ pub struct Outset {
 pub struct Sizes {
     /// Deliveries ready to go, or behind one of their line; at least 2.
     pub window: usize,
+    /// How much of that is filled from the store before any has started; at least 1.
+    pub first_page: usize,
     /// Deliveries that wait for a retry, beside the window.
     pub waiting: usize,
     /// Deliveries of one key in the window.
@@ -282,6 +284,10 @@ pub struct Sizes {
 
 impl Sizes {
     /// What `limits` says.
-    pub const DEFAULT: Self =
-        Self { window: LANE_WINDOW, waiting: LANE_WAITING_MAX, key_depth: LANE_KEY_DEPTH_MAX };
+    pub const DEFAULT: Self = Self {
+        window: LANE_WINDOW,
+        first_page: LANE_FIRST_PAGE,
+        waiting: LANE_WAITING_MAX,
+        key_depth: LANE_KEY_DEPTH_MAX,
+    };
 }

@@ -67,11 +67,8 @@ pub(super) enum Brake {
 }
 
 pub(super) fn small() -> impl Strategy<Value = Sizes> {
-    (2_usize..10, 1_usize..10, 1_usize..5).prop_map(|(window, waiting, key_depth)| Sizes {
-        window,
-        waiting,
-        key_depth,
-    })
+    (2_usize..10, 1_usize..10, 1_usize..10, 1_usize..5)
+        .prop_map(|(window, first_page, waiting, key_depth)| Sizes { window, first_page, waiting, key_depth })
 }
 
 pub(super) fn policy() -> impl Strategy<Value = Policy> {

@@ -51,7 +51,8 @@ impl Window {
         if self.loading.is_some() || self.room() == 0 {
             return None;
         }
-        let scan = self.known > self.scanned && self.room() >= self.sizes.window / 2;
+        let to_read = self.room().saturating_sub(self.sizes.window - self.reach);
+        let scan = self.known > self.scanned && to_read > 0 && to_read >= self.reach / 2;
         let key = if scan && self.key_had_turn { None } else { self.wanted.pop_front() };
         self.key_had_turn = key.is_some();
         let (load, asked) = match key {
@@ -62,7 +63,7 @@ impl Window {
             }
             None if scan => {
                 let keys = self.aside.keys().cloned().collect();
-                (Load { after: self.scanned, scope: Scope::Without(keys), limit: self.room() }, self.known)
+                (Load { after: self.scanned, scope: Scope::Without(keys), limit: to_read }, self.known)
             }
             None => return None,
         };
