@@ -138,6 +138,12 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
         .with_context(|| {
             format!("{}: build it first, or name another with --posthorn", posthorn.display())
         })?;
+    // A server is started in a directory of its own.
+    let base = arguments
+        .base
+        .as_ref()
+        .map(|path| fs::canonicalize(path).with_context(|| format!("--base: {}", path.display())));
+    let base = base.transpose()?;
     let mut plan = Plan {
         connections: arguments.connections.into(),
         payload_bytes: arguments.payload_bytes.try_into()?,
@@ -145,7 +151,7 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
         pace: arguments.pace(None)?,
         drain_max: seconds("--drain-seconds", arguments.drain_seconds)?,
         posthorn: &posthorn,
-        base: arguments.base.as_deref(),
+        base: base.as_deref(),
         postgres: &arguments.postgres,
         directory: arguments.directory.as_deref().unwrap_or(examples),
     };
