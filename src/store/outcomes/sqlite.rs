@@ -21,9 +21,7 @@ pub(super) async fn record(
     now: Timestamp,
 ) -> Result<(), Error> {
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
-    for started in started {
-        mark(&mut tx, *started).await?;
-    }
+    mark(&mut tx, started).await?;
     let ended = end(&mut tx, outcomes, now).await?;
     let mut counts = Counts::default();
     let mut logged = Vec::with_capacity(outcomes.len());
@@ -49,15 +47,19 @@ pub(super) async fn record(
     Ok(())
 }
 
-async fn mark(connection: &mut SqliteConnection, started: Started) -> Result<(), Error> {
-    sqlx::query(
-        "UPDATE webhook_deliveries SET status = 1, next_attempt_at_ms = NULL \
-         WHERE id = $1 AND attempt_count = $2 - 1 AND status < 3",
-    )
-    .bind(started.delivery_id.0)
-    .bind(number(started.number))
-    .execute(connection)
-    .await?;
+async fn mark(connection: &mut SqliteConnection, started: &[Started]) -> Result<(), Error> {
+    for (rows, chunk) in chunks(started) {
+        let sql = format!(
+            "UPDATE webhook_deliveries SET status = 1, next_attempt_at_ms = NULL FROM ({}) AS s \
+             WHERE id = s.column1 AND attempt_count = s.column2 - 1 AND status < 3",
+            rows.values("(?, ?)")
+        );
+        let mut query = sqlx::query(&sql);
+        for started in chunk {
+            query = query.bind(started.delivery_id.0).bind(number(started.number));
+        }
+        query.execute(&mut *connection).await?;
+    }
     Ok(())
 }
 
