@@ -49,9 +49,7 @@ async fn open_circuits_cost_next_to_nothing(backend: Backend) {
     let stats = posthorn.client().get("/status/stats").await.expect(200).json;
     assert_eq!(stats["circuits_open"], count, "{stats}");
 
-    let ticks = cpu_ticks_in(WATCHED, posthorn.process_id()).await;
-    let busy = f64::from(ticks) / 100.0 / WATCHED.as_secs_f64();
-    let memory = memory(posthorn.process_id());
+    let (busy, memory) = used_within(WATCHED, &posthorn).await;
     println!("{count} open circuits: {memory} bytes, {busy:.4} of a core while they wait");
     assert!(memory <= MEMORY_MAX, "{memory} bytes");
     assert!(busy < 0.05, "{busy} of a core while they wait");
@@ -63,50 +61,62 @@ async fn open_circuits_cost_next_to_nothing(backend: Backend) {
 /// Copies of the one subscription that is there, each with a delivery that waits for the probe, an hour
 /// from now.
 fn open_circuits(backend: Backend, count: u64) -> [String; 5] {
-    let (numbers, id, now) = match backend {
-        Backend::Sqlite => (
-            format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})"),
-            "randomblob(16)",
-            "CAST(unixepoch() AS INTEGER) * 1000",
-        ),
-        Backend::Postgres => (
-            format!("WITH n AS (SELECT generate_series(1, {count}) AS i)"),
-            "gen_random_uuid()",
-            "CAST(extract(epoch FROM now()) AS BIGINT) * 1000",
-        ),
+    let numbers = numbers(backend, count);
+    let (id, now) = match backend {
+        Backend::Sqlite => ("randomblob(16)", "CAST(unixepoch() AS INTEGER) * 1000"),
+        Backend::Postgres => ("gen_random_uuid()", "CAST(extract(epoch FROM now()) AS BIGINT) * 1000"),
     };
-    let new = "subscriptions s WHERE NOT EXISTS (SELECT 1 FROM lanes l WHERE l.subscription_id = s.id)";
     [
         format!(
             "{numbers} INSERT INTO subscriptions (id, {COPIED}) SELECT {id}, {COPIED} FROM n CROSS JOIN subscriptions"
         ),
         format!(
             "INSERT INTO lane_health (subscription_id, circuit, failures, cool_down_ms, probe_at_ms, failing_since_ms) \
-             SELECT s.id, 1, 10, 3600000, {now} + 3600000, {now} FROM {new}"
+             SELECT s.id, 1, 10, 3600000, {now} + 3600000, {now} FROM {WITHOUT_LANE}"
         ),
         format!(
             "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, attempt_count, \
              retry_base, next_attempt_at_ms, created_at_ms) \
-             SELECT s.id, s.id, s.id, 1, 2, 10, 0, {now}, {now} FROM {new}"
+             SELECT s.id, s.id, s.id, 1, 2, 10, 0, {now}, {now} FROM {WITHOUT_LANE}"
         ),
         format!(
             "INSERT INTO events (id, content_type, payload, reference_count) \
-             SELECT s.id, 'application/json', {}, 1 FROM {new}",
+             SELECT s.id, 'application/json', {}, 1 FROM {WITHOUT_LANE}",
             if backend == Backend::Sqlite { "X'31'" } else { "'\\x31'" }
         ),
-        format!("INSERT INTO lanes (subscription_id, next_sequence) SELECT s.id, 2 FROM {new}"),
+        format!("INSERT INTO lanes (subscription_id, next_sequence) SELECT s.id, 2 FROM {WITHOUT_LANE}"),
     ]
 }
 
+/// Subscriptions that were copied by SQL, as long as they have no lane.
+pub(crate) const WITHOUT_LANE: &str =
+    "subscriptions s WHERE NOT EXISTS (SELECT 1 FROM lanes l WHERE l.subscription_id = s.id)";
+
+/// `WITH n AS …`: the numbers from 1 up to `count`, as column `i`.
+pub(crate) fn numbers(backend: Backend, count: u64) -> String {
+    match backend {
+        Backend::Sqlite => {
+            format!("WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count})")
+        }
+        Backend::Postgres => format!("WITH n AS (SELECT generate_series(1, {count}) AS i)"),
+    }
+}
+
+/// What part of a core a server uses within `span`, and its memory after it, in bytes.
+pub(crate) async fn used_within(span: Duration, posthorn: &Posthorn) -> (f64, u64) {
+    let ticks = cpu_ticks_in(span, posthorn.process_id()).await;
+    (f64::from(ticks) / 100.0 / span.as_secs_f64(), memory(posthorn.process_id()))
+}
+
 /// Resident memory, in bytes (proc(5), `/proc/pid/status`).
-pub(crate) fn memory(process: u32) -> u64 {
+fn memory(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
 }
 
 /// Hundredths of a second of processor time that it uses within `span`.
-pub(crate) async fn cpu_ticks_in(span: Duration, process: u32) -> u32 {
+async fn cpu_ticks_in(span: Duration, process: u32) -> u32 {
     let before = cpu_ticks(process);
     tokio::time::sleep(span).await;
     cpu_ticks(process) - before
