@@ -1,13 +1,14 @@
 //! The ceiling: takes events and hands them on in order, and remembers nothing.
 //!
-//! Same HTTP server, signature and client as Posthorn, and the same ordering: one request in
-//! flight for each strict subscription, for each of 64 queues of any other. No database, no retries, no limits, no checks: 202 as soon as the
-//! event is in a bounded queue in memory. What a restart or a failing endpoint loses is lost.
+//! Same HTTP server, signature and client as Posthorn, and the same ordering: one request in flight for
+//! each strict subscription, and for each of 64 queues of any other. No database, no retries, no
+//! limits, no checks: 202 as soon as the event is in a bounded queue in memory. What a restart or a
+//! failing endpoint loses is lost.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::client::ORDERING_KEY;
+use crate::ordering::Ordering;
 
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 /// Of a subscription that is not strict; as many requests it may have in flight, as Posthorn's.
@@ -74,7 +76,7 @@ pub(crate) async fn serve(queue_max: usize) -> anyhow::Result<()> {
 #[derive(Deserialize)]
 struct Subscription {
     target_url: String,
-    ordering: String,
+    ordering: Ordering,
 }
 
 #[handler]
@@ -84,7 +86,7 @@ fn subscribe(
 ) -> poem::Result<Response> {
     let target = subscription.target_url.parse().map_err(poem::error::BadRequest)?;
     let id = Uuid::now_v7();
-    let count = if subscription.ordering == "strict" { 1 } else { QUEUES };
+    let count = if subscription.ordering == Ordering::Strict { 1 } else { QUEUES };
     let mut lanes = forwarder.lanes.write().unwrap_or_else(PoisonError::into_inner);
     let mut queues = Vec::with_capacity(count);
     for _ in 0..count {
@@ -126,7 +128,7 @@ impl Queues {
                 key.as_bytes().hash(&mut hasher);
                 usize::try_from(hasher.finish() >> 32).unwrap_or_default()
             }
-            None => self.turn.fetch_add(1, Ordering::Relaxed),
+            None => self.turn.fetch_add(1, Relaxed),
         };
         self.queues.get(place % self.queues.len().max(1))
     }

@@ -4,58 +4,82 @@
 //! Written by SQL, since the service would need a quarter of an hour for five million. Ids are UUIDs
 //! of version 7 (RFC 9562, section 5.7) from the last minutes, in order of time, as the service's are.
 
+use std::ops::Range;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Context as _;
-use sea_orm::{ConnectionTrait as _, Database as SeaOrm, DbBackend, Statement};
+use sea_orm::{ConnectionTrait as _, Database as SeaOrm, DbBackend};
 
 /// Rows of one transaction: SQLite's log must not grow with all of them.
-const SLICE: u64 = 50_000;
+const SLICE: usize = 50_000;
 
-/// Finished deliveries of a subscription come in turns; all were accepted within this time.
+/// All were accepted within this time, the subscriptions in turns.
 const SPAN_MS: u64 = 30 * 60 * 1000;
 
 /// The lanes in some order, so that a number leads to one; dropped with the connection.
 const LANES: &str = "CREATE TEMPORARY TABLE bench_lanes AS SELECT subscription_id AS id, \
-     row_number() OVER (ORDER BY subscription_id) - 1 AS place, next_sequence FROM lanes";
+     row_number() OVER (ORDER BY subscription_id) - 1 AS place, next_sequence FROM lanes; \
+     CREATE INDEX bench_lanes_by_place ON bench_lanes (place)";
 
-const POSTGRES: [&str; 3] = [
-    "INSERT INTO events (id, content_type, payload, reference_count)
-     SELECT (lpad(to_hex($3 + n * $4 / $5), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
-            'application/json', convert_to('\"' || repeat('h', $7::int - 2) || '\"', 'UTF8'), 1
-     FROM generate_series($1::bigint, $2::bigint) n WHERE $6::bigint > 0",
-    "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, attempt_count, retry_base,
-                                     created_at_ms, completed_at_ms)
-     SELECT (lpad(to_hex($3 + n * $4 / $5), 12, '0') || '70009' || lpad(to_hex(n), 15, '0'))::uuid, l.id,
-            (lpad(to_hex($3 + n * $4 / $5), 12, '0') || '70008' || lpad(to_hex(n), 15, '0'))::uuid,
-            l.next_sequence + n / $6, 3, 1, 0, $3 + n * $4 / $5, $3 + n * $4 / $5 + $7::bigint % 2
-     FROM generate_series($1::bigint, $2::bigint) n JOIN bench_lanes l ON l.place = n % $6",
-    "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, status_code,
-                                    response_body, duration_ms, attempted_at_ms)
-     SELECT (lpad(to_hex($3 + n * $4 / $5), 12, '0') || '7000a' || lpad(to_hex(n), 15, '0'))::uuid,
-            (lpad(to_hex($3 + n * $4 / $5), 12, '0') || '70009' || lpad(to_hex(n), 15, '0'))::uuid, l.id, 1, 0, 200,
-            '', 1, $3 + n * $4 / $5 + $7::bigint % 2
-     FROM generate_series($1::bigint, $2::bigint) n JOIN bench_lanes l ON l.place = n % $6",
-];
+/// Lets each lane go on behind its history.
+const MOVE_ON: &str = "UPDATE lanes SET next_sequence = h.last + 1, finished = h.last FROM \
+     (SELECT subscription_id AS id, max(sequence) AS last FROM webhook_deliveries GROUP BY subscription_id) AS h \
+     WHERE subscription_id = h.id";
 
-const SQLITE: [&str; 3] = [
-    "INSERT INTO events (id, content_type, payload, reference_count)
-     WITH RECURSIVE s(n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM s WHERE n < $2)
-     SELECT unhex(printf('%012x70008%015x', $3 + n * $4 / $5, n)), 'application/json',
-            CAST('\"' || printf('%.' || ($7 - 2) || 'c', 'h') || '\"' AS BLOB), 1 FROM s WHERE $6 > 0",
-    "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, attempt_count, retry_base,
-                                     created_at_ms, completed_at_ms)
-     WITH RECURSIVE s(n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM s WHERE n < $2)
-     SELECT unhex(printf('%012x70009%015x', $3 + n * $4 / $5, n)), l.id,
-            unhex(printf('%012x70008%015x', $3 + n * $4 / $5, n)),
-            l.next_sequence + n / $6, 3, 1, 0, $3 + n * $4 / $5, $3 + n * $4 / $5 + $7 % 2
-     FROM s JOIN bench_lanes l ON l.rowid = n % $6 + 1",
-    "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, status_code,
-                                    response_body, duration_ms, attempted_at_ms)
-     WITH RECURSIVE s(n) AS (SELECT $1 UNION ALL SELECT n + 1 FROM s WHERE n < $2)
-     SELECT unhex(printf('%012x7000a%015x', $3 + n * $4 / $5, n)),
-            unhex(printf('%012x70009%015x', $3 + n * $4 / $5, n)), l.id, 1, 0, 200, x'', 1,
-            $3 + n * $4 / $5 + $7 % 2
-     FROM s JOIN bench_lanes l ON l.rowid = n % $6 + 1",
-];
+/// What writes the deliveries of these numbers, of so many in all.
+fn inserts(
+    backend: DbBackend,
+    numbers: Range<u64>,
+    deliveries: u64,
+    begin_ms: u64,
+    subscriptions: usize,
+    payload_bytes: usize,
+) -> [String; 3] {
+    let (first, last) = (numbers.start, numbers.end - 1);
+    let at = format!("({begin_ms} + n * {SPAN_MS} / {deliveries})");
+    let letters = payload_bytes - 2;
+    // By the letter of the variant, so that the three kinds of ids differ.
+    let id = |variant: char| match backend {
+        DbBackend::Postgres => {
+            format!("(lpad(to_hex({at}), 12, '0') || '7000{variant}' || lpad(to_hex(n), 15, '0'))::uuid")
+        }
+        _ => format!("unhex(printf('%012x7000{variant}%015x', {at}, n))"),
+    };
+    let (event, delivery, attempt) = (id('8'), id('9'), id('a'));
+    let (n, payload, empty) = match backend {
+        DbBackend::Postgres => (
+            format!("generate_series({first}::bigint, {last}::bigint) AS n"),
+            format!("convert_to('\"' || repeat('h', {letters}) || '\"', 'UTF8')"),
+            "''",
+        ),
+        _ => (
+            format!(
+                "(WITH RECURSIVE s(n) AS (SELECT {first} UNION ALL SELECT n + 1 FROM s WHERE n < {last}) \
+                 SELECT n FROM s)"
+            ),
+            format!("CAST('\"' || printf('%.{letters}c', 'h') || '\"' AS BLOB)"),
+            "x''",
+        ),
+    };
+    let lane = format!("JOIN bench_lanes l ON l.place = n % {subscriptions}");
+    [
+        format!(
+            "INSERT INTO events (id, content_type, payload, reference_count) \
+             SELECT {event}, 'application/json', {payload}, 1 FROM {n}"
+        ),
+        format!(
+            "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, attempt_count, \
+             retry_base, created_at_ms, completed_at_ms) \
+             SELECT {delivery}, l.id, {event}, l.next_sequence + n / {subscriptions}, 3, 1, 0, {at}, {at} \
+             FROM {n} {lane}"
+        ),
+        format!(
+            "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, \
+             status_code, response_body, duration_ms, attempted_at_ms) \
+             SELECT {attempt}, {delivery}, l.id, 1, 0, 200, {empty}, 1, {at} FROM {n} {lane}"
+        ),
+    ]
+}
 
 /// Adds so many finished deliveries to the database at `url`, spread over its `subscriptions`.
 ///
@@ -73,33 +97,16 @@ pub(crate) async fn add(
     options.max_connections(1).sqlx_logging(false);
     let connection = SeaOrm::connect(options).await.context("connecting for the history")?;
     let backend = connection.get_database_backend();
-    let inserts = if backend == DbBackend::Postgres { POSTGRES } else { SQLITE };
     connection.execute_unprepared(LANES).await?;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis();
-    let begin = i64::try_from(now)? - i64::try_from(SPAN_MS)?;
-    let mut first = 0;
-    while first < deliveries {
-        let last = (first + SLICE).min(deliveries) - 1;
-        for insert in inserts {
-            let values = [
-                i64::try_from(first)?,
-                i64::try_from(last)?,
-                begin,
-                i64::try_from(SPAN_MS)?,
-                i64::try_from(deliveries)?,
-                i64::try_from(subscriptions)?,
-                i64::try_from(payload_bytes)?,
-            ];
-            let statement = Statement::from_sql_and_values(backend, insert, values.map(sea_orm::Value::from));
-            connection.execute(statement).await.context("writing the history")?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    let begin = u64::try_from(now)? - SPAN_MS;
+    for first in (0..deliveries).step_by(SLICE) {
+        let last = deliveries.min(first + u64::try_from(SLICE)?);
+        for insert in inserts(backend, first..last, deliveries, begin, subscriptions, payload_bytes) {
+            connection.execute_unprepared(&insert).await.context("writing the history")?;
         }
-        first = last + 1;
     }
-    let move_on = "UPDATE lanes SET next_sequence = 1 + (SELECT max(sequence) FROM webhook_deliveries d \
-         WHERE d.subscription_id = lanes.subscription_id), finished = (SELECT max(sequence) \
-         FROM webhook_deliveries d WHERE d.subscription_id = lanes.subscription_id) WHERE EXISTS (SELECT 1 \
-         FROM webhook_deliveries d WHERE d.subscription_id = lanes.subscription_id)";
-    connection.execute_unprepared(move_on).await?;
+    connection.execute_unprepared(MOVE_ON).await?;
     connection.close().await?;
     Ok(())
 }

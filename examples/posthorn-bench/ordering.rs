@@ -3,10 +3,10 @@
 use std::fmt;
 
 use clap::ValueEnum;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-/// How the subscriptions of a case order their deliveries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+/// How the subscriptions of a case order their deliveries; named as in the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Ordering {
     /// One after the other.
@@ -21,15 +21,6 @@ pub(crate) enum Ordering {
 const KEYS: usize = 1000;
 
 impl Ordering {
-    /// As the API names it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Strict => "strict",
-            Self::Key => "key",
-            Self::None => "none",
-        }
-    }
-
     /// Of a caller's events to one subscription, each must arrive after the one so many before it.
     pub(crate) fn stride(self, callers: usize) -> Option<u32> {
         match self {
@@ -48,7 +39,11 @@ impl Ordering {
 
 impl fmt::Display for Ordering {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Key => "key",
+            Self::None => "none",
+        })
     }
 }
 
