@@ -1,4 +1,9 @@
 //! Rows by the many, in few statements.
+//!
+//! Of two or more rows of `VALUES` the planner thinks that they are worth an index of their own, and would
+//! read a whole table or partial index beside it. So a join names the rows first and the table by `CROSS JOIN`
+//! (<https://www.sqlite.org/optoverview.html>, section 8.2), and an update hides the condition of a partial index
+//! behind a `+` (section 8).
 
 /// Rows of one statement, the largest first. Few sizes, so that each statement is prepared once, and
 /// each twice the next, so that few make up any number: a statement is a hop to the database's thread and back,

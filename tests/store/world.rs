@@ -48,10 +48,11 @@ impl World {
         IntakeWriter::new(&self.store, BACKLOG_MAX).accept(batch, NOW).await.unwrap()
     }
 
-    /// Accepts `count` events, in batches of 100.
+    /// Accepts `count` events, each with an idempotency key, in batches of 100.
     pub(crate) async fn accept_many(&self, id: SubscriptionId, count: usize) {
         let mut writer = IntakeWriter::new(&self.store, BACKLOG_MAX);
-        let batch: Vec<Intake> = (0..count).map(|_| intake(id)).collect();
+        let key = || Uuid::now_v7().to_string();
+        let batch: Vec<Intake> = (0..count).map(|_| idempotent(id, &key(), "1")).collect();
         for piece in batch.chunks(100) {
             writer.accept(piece, NOW).await.unwrap();
         }

@@ -61,8 +61,8 @@ async fn known(
     for (rows, chunk) in chunks(&keyed) {
         let sql = format!(
             "SELECT k.column1, d.id, e.payload FROM ({}) AS k \
-             JOIN webhook_deliveries d ON d.subscription_id = k.column2 AND d.idempotency_key = k.column3 \
-             JOIN events e ON e.id = d.event_id",
+             CROSS JOIN webhook_deliveries d ON d.subscription_id = k.column2 AND d.idempotency_key = k.column3 \
+             CROSS JOIN events e ON e.id = d.event_id",
             rows.values("(?, ?, ?)")
         );
         let mut query = sqlx::query_as(&sql);

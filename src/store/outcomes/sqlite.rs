@@ -51,7 +51,7 @@ async fn mark(connection: &mut SqliteConnection, started: &[Started]) -> Result<
     for (rows, chunk) in chunks(started) {
         let sql = format!(
             "UPDATE webhook_deliveries SET status = 1, next_attempt_at_ms = NULL FROM ({}) AS s \
-             WHERE id = s.column1 AND attempt_count = s.column2 - 1 AND status < 3",
+             WHERE id = s.column1 AND attempt_count = s.column2 - 1 AND +status < 3",
             rows.values("(?, ?)")
         );
         let mut query = sqlx::query(&sql);
@@ -75,7 +75,7 @@ async fn end(
         let sql = format!(
             "UPDATE webhook_deliveries SET attempt_count = o.column2, status = o.column3, \
              next_attempt_at_ms = o.column4, completed_at_ms = o.column5, error = o.column6 FROM ({}) AS o \
-             WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND status < 3 RETURNING id",
+             WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND +status < 3 RETURNING id",
             rows.values("(?, ?, ?, ?, ?, ?)")
         );
         let mut query = sqlx::query_scalar(&sql);
