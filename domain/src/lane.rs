@@ -129,7 +129,7 @@ impl Lane {
             _ if !self.window.has_ready() => self.window.next_due()?,
             Some(Hold::Rate(until) | Hold::TenantRate(until)) => until,
             // A place that becomes free is told.
-            Some(Hold::Capacity) => return None,
+            Some(Hold::Capacity | Hold::Crowd) => return None,
             None => open_until?,
         };
         Some(open_until.map_or(at, |until| at.max(until)))

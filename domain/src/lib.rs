@@ -12,6 +12,7 @@ pub mod address;
 pub mod circuit;
 pub mod concurrency;
 pub mod delivery;
+pub mod foyer;
 pub mod header;
 pub mod id;
 pub mod lane;

@@ -30,9 +30,12 @@ const FIRST_SHARE: u32 = 8;
 const NEW_TENANT_SHARE: u32 = 64;
 /// Of a node's places, one of so many may be held by endpoints whose last attempt failed.
 const DOUBTFUL_SHARE: u32 = 2;
+/// Lanes that may wait in memory for each place, all tenants together: enough that none stands free
+/// while the next lanes are read.
+const WAITING_SHARE: u32 = 2;
 
 /// What a place is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     /// The only request in flight of its subscription.
     First,
@@ -158,6 +161,29 @@ impl<L, W> Places<L, W> {
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
         self.resting.first().map(|(until, _)| *until)
+    }
+
+    /// Whether a further lane of the tenant may be read into memory to wait there for a place, beside
+    /// those that are `coming` already. Those that hold places or wait for them share the room evenly.
+    #[must_use]
+    pub fn has_room(&self, tenant: &Tenant, claim: Claim, coming: usize) -> bool {
+        self.waiting(tenant, claim) + coming < self.waiting_max()
+    }
+
+    /// Whether a lane of the tenant that has nothing in flight should wait outside of memory: there is
+    /// room for a second lot of those that were let in while there was room for the first.
+    #[must_use]
+    pub fn is_crowded(&self, tenant: &Tenant, claim: Claim) -> bool {
+        claim != Claim::Further && self.waiting(tenant, claim) >= 2 * self.waiting_max()
+    }
+
+    fn waiting(&self, tenant: &Tenant, claim: Claim) -> usize {
+        self.tenants.get(tenant).map_or(0, |holder| holder.waiting.of(claim).len())
+    }
+
+    fn waiting_max(&self) -> usize {
+        let all = usize::try_from(self.size.saturating_mul(WAITING_SHARE)).unwrap_or(usize::MAX);
+        (all / self.tenants.len().max(1)).max(1)
     }
 
     /// Until when a tenant waits for its rate, where it does.

@@ -101,7 +101,7 @@ impl Facts {
                 WaitingFor::until(WaitingReason::TenantRateLimit, wall(at))
             }
             (None, StoredCircuit::Open(_)) => open(stored),
-            (Some(Held::Limit | Held::Gate(Hold::Capacity) | Held::InFlight), _)
+            (Some(Held::Limit | Held::Gate(Hold::Capacity | Hold::Crowd) | Held::InFlight), _)
             | (None, StoredCircuit::Closed) => WaitingFor::reason(WaitingReason::Capacity),
         }
     }
@@ -184,6 +184,7 @@ mod tests {
             ("its rate", held(Held::Gate(Hold::Rate(at))), until(WaitingReason::RateLimit)),
             ("its tenant's", held(Held::Gate(Hold::TenantRate(at))), until(WaitingReason::TenantRateLimit)),
             ("the node", held(Held::Gate(Hold::Capacity)), because(WaitingReason::Capacity)),
+            ("many who wait", held(Held::Gate(Hold::Crowd)), because(WaitingReason::Capacity)),
             ("the lane's own limit", held(Held::Limit), because(WaitingReason::Capacity)),
         ] {
             assert_eq!(explained(facts), Some(expected), "{case}");

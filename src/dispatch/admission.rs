@@ -7,6 +7,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use posthorn_domain::foyer::Foyer;
+use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::places::{Claim, Places, TenantLimits};
 use posthorn_domain::tenant::Tenant;
 use ractor::{ActorRef, MessagingErr};
@@ -35,6 +37,22 @@ pub(super) struct Place {
     returned: bool,
 }
 
+/// Keeps room for a lane that was called in, until it asks for its place or leaves.
+pub(super) struct Invitation {
+    whose: Option<(Tenant, Claim)>,
+    admission: Arc<Admission>,
+}
+
+/// What came of asking for a place.
+pub(super) enum Asked {
+    /// Here it is.
+    Place(Place),
+    /// It will be told.
+    Waits,
+    /// The lane is to wait outside of memory.
+    Crowded,
+}
+
 /// Gives out places, one lane at a time.
 pub(super) struct Admission {
     state: Mutex<State>,
@@ -44,6 +62,7 @@ pub(super) struct Admission {
 
 struct State {
     places: Places<Arc<TenantState>, ActorRef<LaneMsg>>,
+    foyer: Foyer<SubscriptionId>,
     closed: bool,
     /// Looks again when a tenant's rate has recovered.
     alarm: Option<(Instant, AbortOnDropHandle<()>)>,
@@ -51,30 +70,59 @@ struct State {
 
 impl Admission {
     pub(super) fn new(size: u32) -> Arc<Self> {
-        let state = State { places: Places::new(size), closed: false, alarm: None };
+        let state = State { places: Places::new(size), foyer: Foyer::default(), closed: false, alarm: None };
         Arc::new(Self { state: Mutex::new(state), drained: Notify::new() })
     }
 
-    /// A place, if one is to be had now; else `lane` gets one as [`LaneMsg::Place`] when it is its
-    /// turn, once for each time it asked.
+    /// A place, if one is to be had now. Else `lane` gets one as [`LaneMsg::Place`] when it is its
+    /// turn, once for each time it asked; unless too many wait, or some do outside and the lane
+    /// `had_turn` in memory.
     pub(super) fn ask(
         self: &Arc<Self>,
         tenant: &Arc<TenantState>,
         claim: Claim,
         lane: &ActorRef<LaneMsg>,
-    ) -> Option<Place> {
+        had_turn: bool,
+    ) -> Asked {
         let mut state = self.state();
         if state.closed {
-            return None;
+            return Asked::Waits;
         }
         if state.places.take(tenant.name(), tenant, claim, Instant::now()) {
-            return Some(self.place(tenant, claim));
+            return Asked::Place(self.place(tenant, claim));
+        }
+        let name = tenant.name();
+        if state.places.is_crowded(name, claim) || had_turn && state.foyer.waits(name, claim) {
+            return Asked::Crowded;
         }
         state.places.wait(tenant.name(), tenant, claim, lane.clone());
         drop(state);
         // It may have recovered its rate since, and its rest has to be known.
         self.hand_out();
-        None
+        Asked::Waits
+    }
+
+    /// A lane waits outside of memory.
+    pub(super) fn put_outside(&self, tenant: Tenant, claim: Claim, id: SubscriptionId) {
+        self.state().foyer.put(tenant, claim, id);
+    }
+
+    /// The next lane that may come in to wait for a place.
+    pub(super) fn call_in(self: &Arc<Self>) -> Option<(SubscriptionId, Invitation)> {
+        let State { places, foyer, .. } = &mut *self.state();
+        let (id, tenant, claim) =
+            foyer.call(|tenant, claim, coming| places.has_room(tenant, claim, coming))?;
+        Some((id, Invitation { whose: Some((tenant, claim)), admission: Arc::clone(self) }))
+    }
+
+    /// Whether nobody waits outside.
+    pub(super) fn is_empty_outside(&self) -> bool {
+        self.state().foyer.is_empty()
+    }
+
+    /// Forgets who waits outside; whoever finds the lanes anew puts them there again.
+    pub(super) fn clear_outside(&self) {
+        self.state().foyer.clear();
     }
 
     /// A tenant's limits were changed.
@@ -170,6 +218,14 @@ impl Place {
         state.places.give_back(self.tenant.name(), self.claim);
         if state.closed && state.places.held() == 0 {
             self.admission.drained.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Invitation {
+    fn drop(&mut self) {
+        if let Some((tenant, claim)) = self.whose.take() {
+            self.admission.state().foyer.arrived(tenant, claim);
         }
     }
 }

@@ -10,19 +10,23 @@ use std::time::{Duration, Instant};
 
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::lane::{Held, Queued};
+use posthorn_domain::places::Claim;
+use posthorn_domain::tenant::Tenant;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use super::Parts;
+use super::admission::Invitation;
 use super::backoff::doubled;
 use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
 
-/// Lanes found by one step of the search at the start, and lanes that may be about to read their
-/// subscription when a further one is found or woken: what waits to be read costs memory, and is read
-/// no sooner.
+/// Lanes found by one step of the search at the start.
 const SEARCH_STEP: usize = 256;
+/// Lanes that may be about to read their subscription when a further one is called in or woken: what
+/// waits to be read costs memory, and is read no sooner.
+const OPENING_MAX: usize = 256;
 /// How often sleepers are looked at, while there are any.
 const SLEEP_STEP: Duration = Duration::from_millis(100);
 /// Before a subscription whose actor died gets a new one; doubles with each time.
@@ -47,14 +51,22 @@ pub(super) enum DispatcherMsg {
     Deleted(SubscriptionId),
     /// An actor that was started knows its subscription.
     Opened(SubscriptionId),
-    /// An actor has nothing to do before `until`, nor when something is accepted if it is `deaf`.
-    Idle { id: SubscriptionId, actor: ActorId, seen: u64, until: Option<Instant>, deaf: bool },
+    /// An actor that got so many messages offers to leave.
+    Idle { id: SubscriptionId, actor: ActorId, seen: u64, rest: Rest },
     /// Subscriptions with work, as the search at the start found them.
-    Found(Vec<SubscriptionId>),
+    Found(Vec<(SubscriptionId, Tenant)>),
     /// Look at the sleepers.
     Wake,
     #[cfg(test)]
     Panic(SubscriptionId),
+}
+
+/// How a subscription goes on whose actor leaves.
+pub(super) enum Rest {
+    /// There is nothing to do before `until`, nor when something is accepted if it is `deaf`.
+    Asleep { until: Option<Instant>, deaf: bool },
+    /// It waits for a place, outside of memory.
+    Outside(Tenant, Claim),
 }
 
 /// Where the dispatcher is; it outlives one that dies.
@@ -129,6 +141,7 @@ impl Actor for Dispatcher {
     ) -> Result<State, ActorProcessingErr> {
         // From now on nothing accepted is missed: the search finds what was before.
         parts.dispatcher.set(myself.clone());
+        parts.admission.clear_outside();
         let mut state = State {
             parts,
             lanes: HashMap::new(),
@@ -184,12 +197,9 @@ impl Actor for Dispatcher {
                     busy.opened = true;
                     state.opening = state.opening.saturating_sub(1);
                 }
-                state.wake_due(&myself).await;
-                state.search_on(&myself);
+                state.start_more(&myself).await;
             }
-            DispatcherMsg::Idle { id, actor, seen, until, deaf } => {
-                state.idle(&myself, id, actor, seen, Sleep { until, deaf, resting: false });
-            }
+            DispatcherMsg::Idle { id, actor, seen, rest } => state.idle(&myself, id, actor, seen, rest),
             DispatcherMsg::Found(found) => state.found(&myself, found).await,
             DispatcherMsg::Wake => state.wake(&myself).await,
             #[cfg(test)]
@@ -225,7 +235,7 @@ impl State {
             return;
         }
         if !self.lanes.contains_key(&id) {
-            self.start(myself, id).await;
+            self.start(myself, id, None).await;
         }
         if let Some(busy) = self.lanes.get_mut(&id)
             && busy.actor.cast(message).is_ok()
@@ -234,9 +244,14 @@ impl State {
         }
     }
 
-    async fn start(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId) {
+    async fn start(
+        &mut self,
+        myself: &ActorRef<DispatcherMsg>,
+        id: SubscriptionId,
+        invitation: Option<Invitation>,
+    ) {
         self.forget_sleep(id);
-        let arguments = Arguments { id, parts: Arc::clone(&self.parts) };
+        let arguments = Arguments { id, parts: Arc::clone(&self.parts), invitation };
         // Its start does not wait: it reads in a task of its own.
         match Actor::spawn_linked(None, SubscriptionActor, arguments, myself.get_cell()).await {
             Ok((actor, _)) => {
@@ -257,7 +272,7 @@ impl State {
         id: SubscriptionId,
         actor: ActorId,
         seen: u64,
-        sleep: Sleep,
+        rest: Rest,
     ) {
         let Some(busy) = self.lanes.get(&id) else { return };
         // With a message under way it is not idle; it will say so again.
@@ -269,9 +284,24 @@ impl State {
             self.failures.remove(&id);
         }
         self.gone(actor);
-        if sleep.until.is_some() || sleep.deaf {
-            self.sleep(myself, id, sleep);
+        match rest {
+            Rest::Asleep { until: None, deaf: false } => {}
+            Rest::Asleep { until, deaf } => self.sleep(myself, id, Sleep { until, deaf, resting: false }),
+            Rest::Outside(tenant, claim) => self.put_outside(myself, id, tenant, claim),
         }
+    }
+
+    /// Lets a lane wait for a place outside of memory; it reads what is accepted when it comes in.
+    fn put_outside(
+        &mut self,
+        myself: &ActorRef<DispatcherMsg>,
+        id: SubscriptionId,
+        tenant: Tenant,
+        claim: Claim,
+    ) {
+        self.sleepers.insert(id, Sleep { until: None, deaf: true, resting: false });
+        self.parts.admission.put_outside(tenant, claim, id);
+        self.look_soon(myself);
     }
 
     /// Forgets an actor.
@@ -304,12 +334,16 @@ impl State {
     fn sleep(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, sleep: Sleep) {
         if let Some(until) = sleep.until {
             self.alarms.insert((until, id));
-            if !self.waking {
-                self.waking = true;
-                drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
-            }
+            self.look_soon(myself);
         }
         self.sleepers.insert(id, sleep);
+    }
+
+    fn look_soon(&mut self, myself: &ActorRef<DispatcherMsg>) {
+        if !self.waking {
+            self.waking = true;
+            drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
+        }
     }
 
     fn forget_sleep(&mut self, id: SubscriptionId) {
@@ -319,28 +353,37 @@ impl State {
     }
 
     async fn wake(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        self.wake_due(myself).await;
-        self.waking = !self.alarms.is_empty();
-        if self.waking {
-            drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
+        self.start_more(myself).await;
+        self.waking = false;
+        if !self.alarms.is_empty() || !self.parts.admission.is_empty_outside() {
+            self.look_soon(myself);
         }
     }
 
-    /// Wakes those whose time has come, as many at once as are read in a moment.
-    async fn wake_due(&mut self, myself: &ActorRef<DispatcherMsg>) {
+    /// Starts those whose time has come and those that may come in to wait for a place, as many at once
+    /// as are read in a moment.
+    async fn start_more(&mut self, myself: &ActorRef<DispatcherMsg>) {
         let now = Instant::now();
         while let Some((until, id)) = self.alarms.first().copied()
             && until <= now
-            && self.opening < SEARCH_STEP
+            && self.opening < OPENING_MAX
         {
-            self.start(myself, id).await;
+            self.start(myself, id, None).await;
+        }
+        while self.opening < OPENING_MAX
+            && let Some((id, invitation)) = self.parts.admission.call_in()
+        {
+            // Meanwhile it may have been started for another reason, or deleted.
+            if self.sleepers.get(&id).is_some_and(|sleep| !sleep.resting) {
+                self.start(myself, id, Some(invitation)).await;
+            }
         }
     }
 
-    /// Looks for the next lanes with work, once those found before have been read.
+    /// Looks for the next lanes with work.
     fn search_on(&mut self, myself: &ActorRef<DispatcherMsg>) {
         let Some(search) = &mut self.search else { return };
-        if search.step.is_some() || self.opening >= SEARCH_STEP {
+        if search.step.is_some() {
             return;
         }
         let (parts, after, myself) = (Arc::clone(&self.parts), search.after, myself.clone());
@@ -358,18 +401,19 @@ impl State {
         })));
     }
 
-    async fn found(&mut self, myself: &ActorRef<DispatcherMsg>, found: Vec<SubscriptionId>) {
-        let Some(last) = found.last().copied() else {
+    async fn found(&mut self, myself: &ActorRef<DispatcherMsg>, found: Vec<(SubscriptionId, Tenant)>) {
+        let Some(&(last, _)) = found.last() else {
             self.search = None;
             info!(busy = self.lanes.len(), asleep = self.sleepers.len(), "all that was unfinished goes on");
             return;
         };
-        for id in found {
+        for (id, tenant) in found {
             if !self.concerns(id) {
-                self.start(myself, id).await;
+                self.put_outside(myself, id, tenant, Claim::First);
             }
         }
         self.search = Some(Search { after: Some(last), step: None });
         self.search_on(myself);
+        self.start_more(myself).await;
     }
 }

@@ -17,6 +17,11 @@ impl Limits {
         self.all().get(&id).copied()
     }
 
+    /// Lanes in memory.
+    pub(super) fn lanes(&self) -> usize {
+        self.all().len()
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<SubscriptionId, u32>> {
         // Nothing in here panics half-way through a change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

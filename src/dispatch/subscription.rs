@@ -24,9 +24,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use self::gate::ShellGate;
-use super::admission::Place;
+use super::admission::{Invitation, Place};
 use super::attempt::Attempted;
-use super::dispatcher::DispatcherMsg;
+use super::dispatcher::{DispatcherMsg, Rest};
 use super::limits::ShownLimit;
 use super::outcome_writer::{Ended, Item};
 use super::tenants::TenantState;
@@ -36,6 +36,9 @@ use crate::store::lanes::Waiting;
 /// How long an actor stays when it has nothing to do, and how far its next wake-up must lie for
 /// that to be worth a read of the store.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// With so many lanes in memory none lingers: each has work too seldom for that to spare reads.
+const LINGERING_UP_TO: usize = 4096;
 
 /// What a subscription's actor is told.
 pub(super) enum LaneMsg {
@@ -90,6 +93,8 @@ pub(super) struct SubscriptionActor;
 pub(super) struct Arguments {
     pub(super) id: SubscriptionId,
     pub(super) parts: Arc<Parts>,
+    /// It was called in to wait for a place.
+    pub(super) invitation: Option<Invitation>,
 }
 
 pub(super) struct State {
@@ -100,6 +105,8 @@ pub(super) struct State {
     shell: Option<Shell>,
     /// A change that came before the subscription was read, which may have been read before it.
     early: Option<Changed>,
+    /// For the gate, once there is one.
+    invitation: Option<Invitation>,
     deleted: bool,
     /// Reading what the lane needs; ends with the actor.
     reading: Option<AbortOnDropHandle<()>>,
@@ -140,10 +147,19 @@ impl Actor for SubscriptionActor {
     async fn pre_start(
         &self,
         myself: ActorRef<LaneMsg>,
-        Arguments { id, parts }: Arguments,
+        Arguments { id, parts, invitation }: Arguments,
     ) -> Result<State, ActorProcessingErr> {
         let reading = AbortOnDropHandle::new(tokio::spawn(read::open(Arc::clone(&parts), id, myself)));
-        Ok(State { id, parts, seen: 0, shell: None, early: None, deleted: false, reading: Some(reading) })
+        Ok(State {
+            id,
+            parts,
+            seen: 0,
+            shell: None,
+            early: None,
+            invitation,
+            deleted: false,
+            reading: Some(reading),
+        })
     }
 
     async fn handle(
@@ -197,7 +213,7 @@ impl State {
         let found = found.map(|found| *found).filter(|_| !self.deleted);
         let Some(Opened { subscription, outset, tenant }) = found else {
             // There is nothing to do, ever.
-            self.offer_to_leave(myself, None, false);
+            self.offer_to_leave(myself, Rest::Asleep { until: None, deaf: false });
             return;
         };
         let lane = Lane::new(&outset, Instant::now());
@@ -208,6 +224,7 @@ impl State {
                 Arc::clone(&self.parts),
                 myself.clone(),
                 tenant,
+                self.invitation.take(),
                 subscription.config.rate_limit,
             ),
             subscription,
@@ -270,20 +287,25 @@ impl State {
             return Ok(());
         }
         let since = *shell.idle_since.get_or_insert(now);
-        if shell.has_sent && now < since + LINGER {
+        let outside = shell.gate.outside();
+        let lingers = shell.has_sent && outside.is_none() && self.parts.limits.lanes() < LINGERING_UP_TO;
+        if lingers && now < since + LINGER {
             shell.set_timer(myself, Some(since + LINGER));
             return Ok(());
         }
-        let deaf = shell.lane.is_deaf() && !self.deleted;
+        let rest = match outside {
+            Some((tenant, claim)) => Rest::Outside(tenant, claim),
+            None => Rest::Asleep { until: wake_up, deaf: shell.lane.is_deaf() && !self.deleted },
+        };
         shell.idle_since = None;
         shell.timer = None;
-        self.offer_to_leave(myself, wake_up, deaf);
+        self.offer_to_leave(myself, rest);
         Ok(())
     }
 
-    fn offer_to_leave(&self, myself: &ActorRef<LaneMsg>, until: Option<Instant>, deaf: bool) {
+    fn offer_to_leave(&self, myself: &ActorRef<LaneMsg>, rest: Rest) {
         let (id, actor, seen) = (self.id, myself.get_id(), self.seen);
-        self.parts.dispatcher.tell(DispatcherMsg::Idle { id, actor, seen, until, deaf });
+        self.parts.dispatcher.tell(DispatcherMsg::Idle { id, actor, seen, rest });
     }
 }
 

@@ -91,6 +91,52 @@ async fn a_shutdown_records_what_is_in_flight() {
     assert_eq!(world.store.delivery(second).await.unwrap().unwrap().status, DeliveryStatus::Pending);
 }
 
+/// Two places, so that four lanes may wait in memory and no further one comes to eight.
+#[tokio::test(flavor = "multi_thread")]
+async fn very_many_lanes_wait_outside_of_memory() {
+    let mut world = World::with_places(2).await;
+    // So that few end meanwhile: those stay a little longer.
+    world.receiver.delay(Duration::from_millis(200));
+    let mut ids = Vec::new();
+    for _ in 0..60 {
+        ids.push(world.subscription().await);
+    }
+    for id in ids.iter().chain(&ids) {
+        world.ingest(*id).await;
+    }
+    let in_memory = world.most_in_memory(Duration::from_millis(300)).await;
+    assert!((8..=24).contains(&in_memory), "{in_memory} lanes were in memory");
+    // What the search at the start finds waits outside as well.
+    world.restart().await;
+    let in_memory = world.most_in_memory(Duration::from_millis(300)).await;
+    assert!((4..=24).contains(&in_memory), "{in_memory} lanes were in memory after a restart");
+    world.receiver.delay(Duration::ZERO);
+    for id in ids {
+        world.deliver(id, 1).await;
+        let mut seen = world.receiver.sequences(id);
+        seen.dedup();
+        assert_eq!(seen, [1, 2, 3]);
+    }
+}
+
+/// Lanes with much to send make room for one with little.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_outside_has_its_turn() {
+    let world = World::with_places(2).await;
+    world.receiver.delay(Duration::from_millis(20));
+    for _ in 0..14 {
+        let id = world.subscription().await;
+        for _ in 0..100 {
+            world.ingest(id).await;
+        }
+    }
+    let small = world.subscription().await;
+    let began = Instant::now();
+    world.deliver(small, 1).await;
+    // All others together take 14 s.
+    assert!(began.elapsed() < Duration::from_secs(9), "it had to wait for {:?}", began.elapsed());
+}
+
 struct World {
     dispatch: Option<Dispatch>,
     control: Control,
@@ -101,11 +147,15 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with_places(64).await
+    }
+
+    async fn with_places(places: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());
         let store = Store::connect(&store::Settings { url }).await.unwrap();
         store.migrate_up().await.unwrap();
-        let dispatch = start(&store).await;
+        let dispatch = start(&store, places).await;
         let control = dispatch.control();
         let receiver = Receiver::start().await;
         Self { dispatch: Some(dispatch), control, store, receiver, _folder: folder }
@@ -113,7 +163,8 @@ impl World {
 
     async fn restart(&mut self) {
         self.dispatch.take().unwrap().shut_down(Duration::ZERO).await;
-        let dispatch = start(&self.store).await;
+        let places = self.control.parts.settings.in_flight_max;
+        let dispatch = start(&self.store, places).await;
         self.control = dispatch.control();
         self.dispatch = Some(dispatch);
     }
@@ -148,6 +199,16 @@ impl World {
         self.control.ingest(event).await.unwrap().delivery_id
     }
 
+    /// The most lanes that were in memory at once.
+    async fn most_in_memory(&self, watched: Duration) -> usize {
+        let (began, mut most) = (Instant::now(), 0);
+        while began.elapsed() < watched {
+            most = most.max(self.control.parts.limits.lanes());
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        most
+    }
+
     async fn deliver(&self, id: SubscriptionId, count: usize) {
         let mut last = None;
         for _ in 0..count {
@@ -169,7 +230,7 @@ impl World {
     }
 }
 
-async fn start(store: &Store) -> Dispatch {
+async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let sender = Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned() }).unwrap();
     let settings = Settings {
@@ -189,7 +250,7 @@ async fn start(store: &Store) -> Dispatch {
             in_flight: Adaptive::DEFAULT,
         },
         backlog_max: 1_000_000,
-        in_flight_max: 64,
+        in_flight_max,
         retention: Duration::from_hours(1),
         cleanup_interval: Duration::from_mins(1),
     };

@@ -2,6 +2,7 @@
 
 use posthorn_domain::delivery::{DeliveryStatus, OrderingKey};
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
     ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
@@ -85,13 +86,13 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions with unfinished deliveries, in id order, those above `after`: one step of
-    /// `webhook_deliveries_unfinished` for each, however many deliveries it has (a loose index scan).
+    /// Subscriptions with unfinished deliveries and whose they are, in id order, those above `after`: one
+    /// step of `webhook_deliveries_unfinished` for each, however many deliveries it has (a loose index scan).
     pub async fn lanes_with_work(
         &self,
         after: Option<SubscriptionId>,
         limit: usize,
-    ) -> Result<Vec<SubscriptionId>, Error> {
+    ) -> Result<Vec<(SubscriptionId, Tenant)>, Error> {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let ask = Statement::from_sql_and_values(
             self.orm.get_database_backend(),
@@ -102,11 +103,16 @@ impl Store {
              SELECT (SELECT d.subscription_id FROM webhook_deliveries d WHERE d.status < 3 \
              AND d.subscription_id > lane.id ORDER BY d.subscription_id LIMIT 1) \
              FROM lane WHERE lane.id IS NOT NULL) \
-             SELECT id FROM lane WHERE id IS NOT NULL LIMIT $2",
+             SELECT found.id, s.tenant FROM (SELECT id FROM lane WHERE id IS NOT NULL LIMIT $2) AS found \
+             JOIN subscriptions s ON s.id = found.id ORDER BY found.id",
             [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
         );
         let rows = self.orm.query_all(ask).await?;
-        rows.iter().map(|row| Ok(SubscriptionId(row.try_get_by_index(0)?))).collect()
+        let found = rows.iter().map(|row| {
+            let (id, tenant) = (SubscriptionId(row.try_get_by_index(0)?), row.try_get_by_index::<String>(1)?);
+            Ok((id, tenant.parse().map_err(|_| Error::corrupt("tenant of subscription", id))?))
+        });
+        found.collect()
     }
 }
 

@@ -11,6 +11,7 @@ use posthorn::store::intake::{Answer, IntakeWriter};
 use posthorn::store::outcomes::{OutcomeWriter, Started};
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
+use posthorn_domain::tenant::Tenant;
 
 use crate::on_both_databases;
 use crate::support::Backend;
@@ -147,7 +148,8 @@ async fn pages_by_key_are_read(backend: Backend) {
     }
     let other = world.subscription().await;
     world.accept(&[intake(other)]).await;
-    assert_eq!(world.store.lanes_with_work(None, 10).await.unwrap(), [id, other]);
-    assert_eq!(world.store.lanes_with_work(Some(id), 10).await.unwrap(), [other]);
-    assert_eq!(world.store.lanes_with_work(None, 1).await.unwrap(), [id]);
+    let of = |id| (id, Tenant::default());
+    assert_eq!(world.store.lanes_with_work(None, 10).await.unwrap(), [of(id), of(other)]);
+    assert_eq!(world.store.lanes_with_work(Some(id), 10).await.unwrap(), [of(other)]);
+    assert_eq!(world.store.lanes_with_work(None, 1).await.unwrap(), [of(id)]);
 }

@@ -230,6 +230,8 @@ pub enum Scope {
 pub enum Hold {
     /// No place in flight is free; a [`Event::Tick`] comes when one is.
     Capacity,
+    /// So many wait for a place that this lane is to wait outside of memory. Nothing is told.
+    Crowd,
     /// The subscription's rate allows the next request at this time.
     Rate(Instant),
     /// The tenant's rate allows the next request at this time.

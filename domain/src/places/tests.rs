@@ -237,6 +237,30 @@ fn who_asks_anew_overtakes_no_one() {
 }
 
 #[test]
+fn tenants_share_the_room_to_wait() {
+    let mut rig = Rig::new(8);
+    let room = |rig: &Rig, name, claim| {
+        let tenant = tenant(name);
+        (rig.places.has_room(&tenant, claim, 0), rig.places.is_crowded(&tenant, claim))
+    };
+    assert_eq!(room(&rig, "a", First), (true, false));
+    rig.ask_many("a", First, 8 + 15);
+    assert_eq!(room(&rig, "a", First), (true, false), "16 may wait for 8 places");
+    assert!(!rig.places.has_room(&tenant("a"), First, 1), "and that one is coming");
+    rig.ask_many("a", First, 1);
+    assert_eq!(room(&rig, "a", First), (false, false), "no more are let in");
+    assert_eq!(room(&rig, "a", Doubtful), (true, false), "those that fail wait by themselves");
+    rig.ask_many("a", First, 16);
+    assert_eq!(room(&rig, "a", First), (false, true));
+    rig.ask_many("a", Further, 40);
+    assert_eq!(room(&rig, "a", Further), (false, false), "with requests in flight it must stay");
+    rig.ask_many("b", First, 7);
+    assert_eq!(room(&rig, "b", First), (true, false), "8 each, now that there are two");
+    rig.ask_many("b", First, 1);
+    assert_eq!(room(&rig, "b", First), (false, false));
+}
+
+#[test]
 fn nothing_is_kept_of_those_that_left() {
     let mut rig = Rig::new(8);
     for name in ["a", "b"] {

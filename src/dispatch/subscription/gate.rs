@@ -1,18 +1,23 @@
 //! What a lane asks before each start: its own pace, and a place in flight on this node.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use posthorn_domain::lane::{Gate, Hold};
 use posthorn_domain::places::Claim;
 use posthorn_domain::subscription::RateLimit;
+use posthorn_domain::tenant::Tenant;
 use ractor::ActorRef;
 
 use super::super::Parts;
-use super::super::admission::Place;
+use super::super::admission::{Asked, Invitation, Place};
 use super::super::pace::Pace;
 use super::super::tenants::TenantState;
 use super::LaneMsg;
+
+/// A lane is in memory for so long before it makes room for those that wait outside. Coming back costs
+/// two reads, and within it a lane of many sends some twenty deliveries.
+const TURN: Duration = Duration::from_secs(4);
 
 /// The gate of one lane.
 pub(super) struct ShellGate {
@@ -23,6 +28,12 @@ pub(super) struct ShellGate {
     place: Option<Place>,
     /// Waiting for a place; one at a time.
     waiting: bool,
+    /// Held until the lane waits or need not.
+    invitation: Option<Invitation>,
+    /// What the lane is to wait for outside of memory, once nothing of it is in flight.
+    crowded_out: Option<Claim>,
+    /// Since when the lane has been in memory.
+    since: Instant,
     rate: Pace,
 }
 
@@ -31,9 +42,20 @@ impl ShellGate {
         parts: Arc<Parts>,
         lane: ActorRef<LaneMsg>,
         tenant: Arc<TenantState>,
+        invitation: Option<Invitation>,
         rate: Option<RateLimit>,
     ) -> Self {
-        Self { parts, lane, tenant, place: None, waiting: false, rate: Pace::new(rate) }
+        Self {
+            parts,
+            lane,
+            tenant,
+            place: None,
+            waiting: false,
+            invitation,
+            crowded_out: None,
+            since: Instant::now(),
+            rate: Pace::new(rate),
+        }
     }
 
     /// Another pace from now on; the same one goes on where it is.
@@ -60,11 +82,16 @@ impl ShellGate {
     /// What a hold comes down to: a lane that waits for a place may wait for its tenant's rate.
     pub(super) fn explain(&self, hold: Hold) -> Hold {
         match hold {
-            Hold::Capacity => {
+            Hold::Capacity | Hold::Crowd => {
                 self.parts.admission.rests_until(self.tenant.name()).map_or(hold, Hold::TenantRate)
             }
             Hold::Rate(_) | Hold::TenantRate(_) => hold,
         }
+    }
+
+    /// Where the lane is to wait when it leaves, where it is to wait for a place there.
+    pub(super) fn outside(&self) -> Option<(Tenant, Claim)> {
+        self.crowded_out.map(|claim| (self.tenant.name().clone(), claim))
     }
 
     /// Whether a new limiter would allow no more than this one: then it can be forgotten.
@@ -75,11 +102,21 @@ impl ShellGate {
 
 impl Gate for ShellGate {
     fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold> {
+        // Whatever it waits for now, it is not on its way any more.
+        self.invitation = None;
         // Looked at first, so that no place is taken from others in vain; nobody else takes a turn.
         self.rate.peek(now).map_err(Hold::Rate)?;
+        self.crowded_out = None;
         if self.place.is_none() && !self.waiting {
-            self.place = self.parts.admission.ask(&self.tenant, claim, &self.lane);
-            self.waiting = self.place.is_none();
+            let had_turn = now.saturating_duration_since(self.since) > TURN;
+            match self.parts.admission.ask(&self.tenant, claim, &self.lane, had_turn) {
+                Asked::Place(place) => self.place = Some(place),
+                Asked::Waits => self.waiting = true,
+                Asked::Crowded => {
+                    self.crowded_out = Some(claim);
+                    return Err(Hold::Crowd);
+                }
+            }
         }
         if self.place.is_none() {
             return Err(Hold::Capacity);
