@@ -38,6 +38,9 @@ pub(crate) struct Plan<'args> {
     pub(crate) payload_bytes: usize,
     pub(crate) warm_up: Duration,
     pub(crate) pace: Pace,
+    pub(crate) stretches: u32,
+    /// Finished deliveries older than this are removed.
+    pub(crate) retention_seconds: Option<f64>,
     pub(crate) drain_max: Duration,
     pub(crate) posthorn: &'args Path,
     /// What it is compared with.
@@ -54,7 +57,8 @@ impl Plan<'_> {
             Store::Sqlite => Database::sqlite(self.directory)?,
             Store::Postgres => Database::postgres(self.directory, self.postgres).await?,
         };
-        let limit = SETUP_PATIENCE + self.warm_up + self.pace.duration + self.drain_max * 2;
+        let load = self.pace.duration * self.stretches;
+        let limit = SETUP_PATIENCE + self.warm_up + load + self.drain_max * 2;
         let measured = tokio::select! {
             measured = timeout(limit, self.measure_on(&database, case)) => measured,
             () = interrupted() => Ok(Err(anyhow::anyhow!("interrupted"))),
@@ -79,6 +83,10 @@ impl Plan<'_> {
             let mut command = Command::new(self.base.filter(|_| case.base).unwrap_or(self.posthorn));
             command.env_clear().arg("serve").env("DATABASE_URL", url);
             command.env("POSTHORN_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+            if let Some(seconds) = self.retention_seconds {
+                command.env("LOG_RETENTION_HOURS", (seconds / 3600.0).to_string());
+                command.env("CLEANUP_INTERVAL_SECONDS", "1");
+            }
             command
         } else {
             let share = self.pace.backlog_max / u64::try_from(case.subscriptions)?.max(1);
@@ -121,7 +129,7 @@ impl Plan<'_> {
 
         run.tally.restart();
         let (before, arrived_before) = (Used::now(target, database), run.tally.arrived());
-        let (callers, stretch) = callers.run(self.pace).await.context("load")?;
+        let (callers, stretch) = self.load(callers, &run, target, database).await.context("load")?;
         let delivered_in_load = run.tally.arrived() - arrived_before;
         drain(&run, self.drain_max).await.context("drain")?;
         let after = Used::now(target, database);
@@ -129,6 +137,37 @@ impl Plan<'_> {
         let cost = after.cost_since(&before, stretch.accepted);
         let callers = self.connections;
         Ok(Measured { case, callers, stretch, delivered_in_load, cost }.outcome(&run.tally))
+    }
+}
+
+impl Plan<'_> {
+    /// All stretches of the load; each of several is told when it ends.
+    async fn load(
+        &self,
+        mut callers: Callers,
+        run: &Run,
+        target: &Target,
+        database: &Database,
+    ) -> anyhow::Result<(Callers, Stretch)> {
+        let mut whole = Stretch::empty()?;
+        for number in 1..=self.stretches {
+            let (arrived, began) = (run.tally.arrived(), Instant::now());
+            let (back, stretch) = callers.run(self.pace).await?;
+            callers = back;
+            whole.add(&stretch);
+            if self.stretches > 1 {
+                let seconds = began.elapsed().as_secs_f64();
+                let accepted = crate::report::rate(stretch.accepted, seconds);
+                let delivered = crate::report::rate(run.tally.arrived() - arrived, seconds);
+                let stored = database.bytes().await? >> 20;
+                let memory = usage::memory(target.pid()).map_or(0, |memory| memory.now_bytes >> 20);
+                crate::say(&format!(
+                    "  stretch {number}: {accepted:.0} accepted/s, {delivered:.0} delivered/s, \
+                     {stored} MiB stored, {memory} MiB of memory"
+                ))?;
+            }
+        }
+        Ok((callers, whole))
     }
 }
 

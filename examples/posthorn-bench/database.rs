@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use sea_orm::{ConnectionTrait as _, Database as SeaOrm};
+use sea_orm::{ConnectionTrait as _, Database as SeaOrm, TryGetable};
 use tempfile::TempDir;
 use url::Url;
 use uuid::Uuid;
@@ -61,6 +61,21 @@ impl Database {
         }
     }
 
+    /// How much is stored: SQLite's file and log, or what PostgreSQL says of the database, its log apart.
+    pub(crate) async fn bytes(&self) -> anyhow::Result<u64> {
+        match &self.place {
+            Place::Nowhere => Ok(0),
+            Place::File(path) => {
+                let log = std::fs::metadata(path.with_extension("db-wal")).map_or(0, |log| log.len());
+                Ok(std::fs::metadata(path)?.len() + log)
+            }
+            Place::Server { admin, name } => {
+                let size: i64 = ask(admin, &format!("SELECT pg_database_size('{name}')")).await?;
+                Ok(u64::try_from(size)?)
+            }
+        }
+    }
+
     /// A directory that lives as long.
     pub(crate) fn directory(&self) -> &Path {
         self.directory.path()
@@ -77,11 +92,16 @@ impl Database {
 
 /// What the server behind `admin` calls itself.
 pub(crate) async fn postgres_version(admin: &Url) -> anyhow::Result<String> {
+    ask(admin, "SHOW server_version").await
+}
+
+/// The one value of a query's one row.
+async fn ask<T: TryGetable>(admin: &Url, sql: &str) -> anyhow::Result<T> {
     let connection = SeaOrm::connect(admin.as_str()).await.context("connecting to PostgreSQL")?;
     let backend = connection.get_database_backend();
-    let row = connection.query_one(sea_orm::Statement::from_string(backend, "SHOW server_version")).await?;
+    let row = connection.query_one(sea_orm::Statement::from_string(backend, sql)).await?;
     connection.close().await?;
-    Ok(row.context("SHOW server_version: no row")?.try_get_by_index(0)?)
+    Ok(row.with_context(|| format!("{sql}: no row"))?.try_get_by_index(0)?)
 }
 
 async fn execute(admin: &Url, sql: &str) -> anyhow::Result<()> {

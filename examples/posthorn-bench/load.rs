@@ -179,7 +179,7 @@ impl Caller {
 }
 
 impl Stretch {
-    fn empty() -> anyhow::Result<Self> {
+    pub(crate) fn empty() -> anyhow::Result<Self> {
         Ok(Self {
             accepted: 0,
             refused: 0,
@@ -197,7 +197,7 @@ impl Stretch {
         self.last_accept_nanos = self.last_accept_nanos.max(now_nanos);
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(crate) fn add(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.held += other.held;

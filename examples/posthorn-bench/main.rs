@@ -67,6 +67,12 @@ struct Arguments {
     /// Load that is measured
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+    /// So many times, with a line for each time: shows what becomes of a database in use
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    stretches: u32,
+    /// Finished deliveries older than this are removed [default: as the server's]
+    #[arg(long)]
+    retention_seconds: Option<f64>,
     /// Load before it
     #[arg(long, default_value_t = 2.0)]
     warm_up_seconds: f64,
@@ -148,6 +154,8 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
         connections: arguments.connections.into(),
         payload_bytes: arguments.payload_bytes.try_into()?,
         warm_up: seconds("--warm-up-seconds", arguments.warm_up_seconds)?,
+        stretches: arguments.stretches,
+        retention_seconds: arguments.retention_seconds,
         pace: arguments.pace(None)?,
         drain_max: seconds("--drain-seconds", arguments.drain_seconds)?,
         posthorn: &posthorn,

@@ -11,6 +11,7 @@ pub use sea_orm_migration::{Migration, MigratorTrait};
 mod m20261125_000001_deliveries;
 mod m20261125_000002_tenants;
 mod m20261125_000003_endpoint_and_backlog;
+mod m20261126_000004_autovacuum;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000001_deliveries::Migration),
             Box::new(m20261125_000002_tenants::Migration),
             Box::new(m20261125_000003_endpoint_and_backlog::Migration),
+            Box::new(m20261126_000004_autovacuum::Migration),
         ]
     }
 }

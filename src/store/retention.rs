@@ -46,9 +46,10 @@ impl Store {
                     }
                 }
                 events.dedup();
+                // Most have but one delivery: those are never written again, payload and all, only to go.
+                run_on(tx, "DELETE FROM events WHERE reference_count <= 1 AND id", &events).await?;
                 run_on(tx, "UPDATE events SET reference_count = reference_count - 1 WHERE id", &events)
                     .await?;
-                run_on(tx, "DELETE FROM events WHERE reference_count <= 0 AND id", &events).await?;
                 Ok(u64::try_from(ids.len()).unwrap_or(u64::MAX))
             })
         })
