@@ -9,7 +9,7 @@ use posthorn_domain::limits::{
 };
 use posthorn_domain::time::Timestamp;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, redirect, retry};
+use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, redirect};
 use tokio::time::{Instant, timeout_at};
 
 use crate::sender::failure::Failure;
@@ -19,10 +19,34 @@ use crate::sender::{Error, Reply, Request};
 
 /// How long a connection is kept for the next delivery: below the 2 to 5 s after which common
 /// servers close theirs. One closed just as a request goes out makes that attempt fail.
+///
+/// HTTP/2 counts it from the start of the last attempt. It is what bounds the kept ones of all
+/// endpoints together, for which the client has no number: each served an attempt, which had a place
+/// in flight, within this time and as much again until it is cleared away.
 pub(super) const IDLE_TIME: Duration = Duration::from_millis(1500);
 
-/// Connections kept for one endpoint; more would hoard its sockets and ours.
+/// Connections kept for one endpoint; more would hoard its sockets and ours. Of HTTP/2 it is one.
 const IDLE_PER_HOST_MAX: usize = 128;
+
+/// HTTP/2: how long an answer's body may be that needs no further leave to come: all that is read.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const _: () = assert!(STREAM_WINDOW as usize == RESPONSE_BODY_READ_BYTES);
+
+/// HTTP/2: bytes of bodies that one connection may hold unread, of all its answers together. Also
+/// what lets a thousand answers of a few bytes each come at once: of small unread frames the client
+/// takes half of this, at 256 bytes each.
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+
+/// HTTP/2: the head of an answer. Four times as much, or more frames than it needs, ends the
+/// connection. (Over HTTP/1.1 the client's buffer is the limit, at some 400 KiB.)
+const HEAD_BYTES_MAX: u32 = 64 * 1024;
+
+/// HTTP/2: after this silence the endpoint is asked whether it is still there (PING).
+pub(super) const PING_AFTER: Duration = Duration::from_secs(5);
+
+/// HTTP/2: a connection on which that is not answered for so long is given up, with all that waits
+/// on it. As long as an attempt has by default: a server that is merely busy gets that much.
+pub(super) const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a [`Sender`] is handed.
 #[derive(Clone, Debug)]
@@ -54,14 +78,20 @@ impl Sender {
         customize: impl FnOnce(ClientBuilder) -> ClientBuilder,
     ) -> Result<Self, Error> {
         let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?;
+        // No `retry`: by default the client sends again just what the endpoint says it has not taken.
         let builder = Client::builder()
             .user_agent(user_agent)
             .redirect(redirect::Policy::none())
-            .retry(retry::never())
             .referer(false)
             .no_proxy()
-            .http1_only()
             .tcp_nodelay(true)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(HEAD_BYTES_MAX)
+            .http2_keep_alive_interval(PING_AFTER)
+            .http2_keep_alive_timeout(PONG_WITHIN)
+            // Else one that can't get its last bytes out would stay open after its attempts are over.
+            .http2_keep_alive_while_idle(true)
             // Attempts have their own time-outs; this ends what outlives them in the background.
             .connect_timeout(TIMEOUT_MAX)
             .pool_idle_timeout(IDLE_TIME)
@@ -71,7 +101,8 @@ impl Sender {
         Ok(Self { client, guard: settings.guard })
     }
 
-    /// Makes one attempt. Dropping the future gives the attempt up and closes its connection.
+    /// Makes one attempt. Dropping the future gives the attempt up, and closes its connection or, on
+    /// HTTP/2, its stream.
     pub async fn attempt(&self, request: &Request<'_>) -> Reply {
         let start = Instant::now();
         let deadline = start + request.timeout;
@@ -127,7 +158,7 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Optio
 }
 
 /// The start of the body, as far as it comes. A body read to its end frees its connection for the
-/// next delivery; any other closes it.
+/// next delivery; any other closes it or, on HTTP/2, its stream.
 async fn read_body(mut response: Response, deadline: Instant) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut read = 0;

@@ -15,13 +15,13 @@ pub enum Failure {
     /// The endpoint answered, but not 2xx.
     #[error("unexpected status {0}")]
     UnexpectedStatus(u16),
-    /// No head of an answer within the time-out.
+    /// No head of an answer within the time-out, or no sign of life on its HTTP/2 connection.
     #[error("timeout")]
     Timeout,
     /// Nothing listens there.
     #[error("connection refused")]
     ConnectionRefused,
-    /// The other side broke the connection off.
+    /// The other side broke the connection off, or the request's stream of it.
     #[error("connection reset")]
     ConnectionReset,
     /// The other side closed the connection before it had answered.
@@ -42,7 +42,7 @@ pub enum Failure {
     /// All addresses of the target lie where nothing may be delivered.
     #[error("forbidden address")]
     ForbiddenAddress,
-    /// What came is no HTTP, or its head is too large.
+    /// What came is no HTTP or against its rules, or its head is too large.
     #[error("invalid response")]
     InvalidResponse,
     /// A header that cannot be sent.
@@ -78,6 +78,8 @@ fn told_by(error: &(dyn Error + 'static)) -> Option<Failure> {
         Some(told_by_tls(error))
     } else if let Some(error) = error.downcast_ref::<hyper::Error>() {
         told_by_http(error)
+    } else if let Some(error) = error.downcast_ref::<h2::Error>() {
+        told_by_http2(error)
     } else {
         error.downcast_ref::<io::Error>().and_then(told_by_io)
     }
@@ -100,6 +102,19 @@ fn told_by_http(error: &hyper::Error) -> Option<Failure> {
     }
 }
 
+fn told_by_http2(error: &h2::Error) -> Option<Failure> {
+    if error.is_library() {
+        // The client itself broke off, over what came.
+        Some(Failure::InvalidResponse)
+    } else if error.is_go_away() {
+        Some(Failure::ConnectionClosed)
+    } else if error.is_reset() {
+        Some(Failure::ConnectionReset)
+    } else {
+        None
+    }
+}
+
 fn told_by_io(error: &io::Error) -> Option<Failure> {
     // An error inside is not among the sources: those begin below it.
     if let Some(failure) = error.get_ref().and_then(|inner| told_by(inner)) {
@@ -107,11 +122,18 @@ fn told_by_io(error: &io::Error) -> Option<Failure> {
     }
     match error.kind() {
         io::ErrorKind::ConnectionRefused => Some(Failure::ConnectionRefused),
+        // With words inside it is no error of the system's: so the HTTP/2 client calls an end of the
+        // connection that came before the answer, or within a frame.
+        io::ErrorKind::BrokenPipe | io::ErrorKind::Other if error.get_ref().is_some() => {
+            Some(Failure::ConnectionClosed)
+        }
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
             Some(Failure::ConnectionReset)
         }
         io::ErrorKind::UnexpectedEof => Some(Failure::ConnectionClosed),
         io::ErrorKind::TimedOut => Some(Failure::Timeout),
+        // The HTTP/2 client keeps no more of a TLS error; nobody else has data that may be invalid.
+        io::ErrorKind::InvalidData => Some(Failure::Tls),
         io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::AddrNotAvailable => Some(Failure::Unreachable),

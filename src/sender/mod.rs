@@ -5,11 +5,35 @@
 //! - No address is dialled that the guard refuses, however the target writes it.
 //! - The payload goes out byte for byte; the answer's body comes back as bytes, at most 4 KiB.
 //! - Nothing is done behind the caller's back: no redirects, no retries, no proxies, no cookies, no
-//!   decompression. The one exception lies below: a kept connection that turns out closed before
-//!   anything was written to it is replaced by a new one.
+//!   decompression. There are two exceptions, both for what the endpoint has not taken. A kept
+//!   connection that turns out closed before anything was written to it is replaced by a new one.
+//!   And an HTTP/2 request that the endpoint itself says it has not processed (`REFUSED_STREAM`, or
+//!   beyond a `GOAWAY` without an error: RFC 9113 §8.7) is sent again, twice at most and within its
+//!   time-out. Servers say so of many at once when they restart, or when a connection has carried
+//!   its number of requests; as failed attempts in a row those would open a circuit.
 //!
-//! HTTP/1.1 only: one request, one connection, so that a stalled endpoint holds up nothing beside
-//! it, and a time-out closes what it was waiting for.
+//! HTTP/1.1: one request, one connection, so that a stalled request holds up nothing beside it, and
+//! a time-out closes what it was waiting for.
+//!
+//! HTTP/2 is spoken with endpoints that offer it in the TLS handshake, and only there. The attempts
+//! for one host and port then share one connection (many that start at once without one make one
+//! each, as for HTTP/1.1, and all but the first are closed again). A time-out resets the attempt's
+//! own stream. What attempts of one connection share, and no others:
+//!
+//! - How many streams the endpoint takes at once (100 to 250 with common servers). More wait inside
+//!   the client for one to end, and that counts against their time-out.
+//! - What the endpoint lets come of bodies it has not read. One stalled upload can use that up, for
+//!   as long as its time-out.
+//! - The connection's end. Where nothing has come for 5 s, it is asked for a sign of life, and where
+//!   that does not come in 10 s, all its attempts end as timed out and the next one dials anew. So
+//!   a peer that went silently costs its attempts of at most 15 s.
+//!
+//! What a peer can make the client hold of one connection: 1 MiB of bodies, a head of 64 KiB for
+//! each attempt in flight, and the table that HPACK keeps, 4 KiB. The client (h2) takes no pushes, no
+//! frame above 16 KiB, and no head in more frames than its size needs; it answers a PING or SETTINGS
+//! before it reads on, so that a flood of them waits in the socket; and it gives a connection up
+//! after 100 empty DATA frames, 1,024 broken rules, or too many small frames that nobody has read.
+//! What it merely skips (unknown frames, interim answers) ends with the time-out.
 //!
 //! Left out here: when to send, and what an outcome means. That is `posthorn_domain::lane`'s.
 

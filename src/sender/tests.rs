@@ -3,6 +3,7 @@
 mod answers;
 mod endpoint;
 mod failures;
+mod http2;
 mod requests;
 mod tls;
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use rcgen::{CertificateParams, CertifiedKey, KeyPair};
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 
@@ -13,21 +14,45 @@ use super::endpoint::Endpoint;
 use super::*;
 use crate::sender::Failure;
 
-fn self_signed(customize: impl FnOnce(&mut CertificateParams)) -> CertifiedKey<KeyPair> {
+pub(super) fn self_signed(customize: impl FnOnce(&mut CertificateParams)) -> CertifiedKey<KeyPair> {
     let mut params = CertificateParams::new(vec!["allowed.example".to_owned()]).unwrap();
     customize(&mut params);
     let signing_key = KeyPair::generate().unwrap();
     CertifiedKey { cert: params.self_signed(&signing_key).unwrap(), signing_key }
 }
 
+/// Takes TLS connections as `identity`, and offers `protocols` on top.
+pub(super) fn acceptor(identity: &CertifiedKey<KeyPair>, protocols: &[&str]) -> TlsAcceptor {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    accepting(builder.unwrap().with_no_client_auth(), identity, protocols)
+}
+
+/// As [`acceptor`], from clients that show a certificate of `identity`'s alone.
+fn demanding(identity: &CertifiedKey<KeyPair>, protocols: &[&str]) -> TlsAcceptor {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(identity.cert.der().clone()).unwrap();
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    accepting(builder.unwrap().with_client_cert_verifier(verifier.unwrap()), identity, protocols)
+}
+
+fn accepting(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    identity: &CertifiedKey<KeyPair>,
+    protocols: &[&str],
+) -> TlsAcceptor {
+    let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
+    let mut config = builder.with_single_cert(vec![identity.cert.der().clone()], key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|&protocol| protocol.into()).collect();
+    TlsAcceptor::from(Arc::new(config))
+}
+
 /// Answers over TLS what the client sends first.
 async fn serve(identity: &CertifiedKey<KeyPair>) -> Endpoint {
-    let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der()).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![identity.cert.der().clone()];
-    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key));
-    let acceptor = TlsAcceptor::from(Arc::new(config.unwrap()));
+    let acceptor = acceptor(identity, &[]);
     Endpoint::new(move |stream| {
         let acceptor = acceptor.clone();
         async move {
@@ -41,12 +66,12 @@ async fn serve(identity: &CertifiedKey<KeyPair>) -> Endpoint {
     .await
 }
 
-fn https(endpoint: &Endpoint, host: &str) -> Case {
+pub(super) fn https(endpoint: &Endpoint, host: &str) -> Case {
     Case::to(&format!("https://{host}:{}/", endpoint.address.port()))
 }
 
 /// Trusts `identity` beside what the system trusts.
-fn trusting(identity: &CertifiedKey<KeyPair>) -> Sender {
+pub(super) fn trusting(identity: &CertifiedKey<KeyPair>) -> Sender {
     let settings = settings(&["127.0.0.1/32"]);
     let resolver = Resolver::new(settings.guard.clone(), test_names);
     let root = reqwest::Certificate::from_der(identity.cert.der()).unwrap();
@@ -92,5 +117,23 @@ async fn what_is_no_tls_fails_in_time() {
     {
         let case = https(endpoint, "allowed.example").within(Duration::from_secs(1));
         assert_eq!(case.send(&sender()).await.error, Some(failure));
+    }
+}
+
+/// It says so only after the handshake, when the request may be under way.
+#[tokio::test]
+async fn endpoints_that_ask_for_a_certificate_of_ours() {
+    let identity = self_signed(|_| ());
+    for protocol in ["http/1.1", "h2"] {
+        let acceptor = demanding(&identity, &[protocol]);
+        let endpoint = Endpoint::new(move |stream| {
+            let acceptor = acceptor.clone();
+            async move { assert!(acceptor.accept(stream).await.is_err()) }
+        })
+        .await;
+        for _ in 0..20 {
+            let reply = https(&endpoint, "allowed.example").send(&trusting(&identity)).await;
+            assert_eq!((reply.status_code, reply.error), (None, Some(Failure::Tls)), "{protocol}");
+        }
     }
 }
