@@ -60,7 +60,7 @@ pub struct Settings {
 /// Makes attempts; cheap to clone, and all clones share their connections.
 #[derive(Clone, Debug)]
 pub struct Sender {
-    client: Client,
+    pub(super) client: Client,
     guard: AddressGuard,
 }
 

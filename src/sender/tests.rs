@@ -1,6 +1,7 @@
 //! Attempts against real sockets that behave and misbehave.
 
 mod answers;
+mod cost;
 mod endpoint;
 mod failures;
 mod http2;
