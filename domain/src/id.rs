@@ -41,6 +41,10 @@ uuid_id! {
     DeliveryId
 }
 uuid_id! {
+    /// One running process.
+    NodeId
+}
+uuid_id! {
     /// One row of the attempt log.
     AttemptId
 }

@@ -10,6 +10,7 @@
 
 pub mod address;
 pub mod circuit;
+pub mod cluster;
 pub mod concurrency;
 pub mod delivery;
 pub mod foyer;
@@ -21,6 +22,7 @@ pub mod payload;
 pub mod places;
 pub mod retry;
 pub mod signature;
+pub mod stock;
 pub mod subscription;
 pub mod target;
 pub mod tenant;

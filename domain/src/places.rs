@@ -255,6 +255,14 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
         self.with(tenant, |holder, _| holder.rests_until = None);
     }
 
+    /// All tenants' limits were changed.
+    pub fn all_changed(&mut self) {
+        let tenants: Vec<Tenant> = self.tenants.keys().cloned().collect();
+        for tenant in tenants {
+            self.changed(&tenant);
+        }
+    }
+
     /// Gives the next place away; to be asked until it says `None`.
     pub fn grant(&mut self, now: Instant) -> Option<Grant<L, W>> {
         self.wake(now);

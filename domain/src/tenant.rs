@@ -63,9 +63,56 @@ pub struct TenantSettings {
     pub version: i64,
 }
 
+impl TenantSettings {
+    /// The fields in which they differ from `before`, as the API names them.
+    #[must_use]
+    pub fn changed_fields(&self, before: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("rate_limit", self.rate_limit != before.rate_limit),
+            ("max_in_flight", self.max_in_flight != before.max_in_flight),
+            ("ingest_limit", self.ingest_limit != before.ingest_limit),
+        ];
+        changes.into_iter().filter_map(|(field, changed)| changed.then_some(field)).collect()
+    }
+
+    /// What each of so many nodes may let the tenant use, so that together they keep to the settings: an equal
+    /// share, and one at least of what is counted.
+    #[must_use]
+    pub fn share_of(self, nodes: u32) -> Self {
+        let nodes = nodes.max(1);
+        let count = |count: u32| (count / nodes).max(1);
+        let rate = |limit: RateLimit| RateLimit {
+            requests_per_second: limit.requests_per_second / f64::from(nodes),
+            burst: count(limit.burst),
+        };
+        Self {
+            rate_limit: self.rate_limit.map(rate),
+            max_in_flight: self.max_in_flight.map(count),
+            ingest_limit: self.ingest_limit.map(rate),
+            version: self.version,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nodes_share_what_a_tenant_may_use() {
+        let rate = |requests_per_second, burst| Some(RateLimit { requests_per_second, burst });
+        let settings = TenantSettings {
+            rate_limit: rate(9.0, 10),
+            max_in_flight: Some(2),
+            ingest_limit: None,
+            version: 7,
+        };
+        let share = TenantSettings { rate_limit: rate(3.0, 3), max_in_flight: Some(1), ..settings };
+        assert_eq!(settings.share_of(3), share);
+        for alone in [0, 1] {
+            assert_eq!(settings.share_of(alone), settings);
+        }
+    }
 
     #[test]
     fn names_are_plain() {
