@@ -1,7 +1,10 @@
 //! Header values that come in or are sent along.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, UNIX_EPOCH};
+
+use secrecy::{ExposeSecret as _, SecretString};
 
 use crate::limits::{
     KEY_CHARS_MAX, RETRY_DELAY_MAX, STATIC_HEADER_BYTES_MAX, STATIC_HEADER_NAME_BYTES_MAX, STATIC_HEADERS_MAX,
@@ -11,8 +14,17 @@ use crate::time::Timestamp;
 /// Headers that a subscription sends along with each delivery, by name in lower case.
 ///
 /// At most 32, none twice, values of at most 4 KiB of printable ASCII.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StaticHeaders(BTreeMap<String, String>);
+/// Values may be secrets: `Debug` does not show them, and they are wiped from memory when they are dropped.
+#[derive(Clone, Debug, Default)]
+pub struct StaticHeaders(BTreeMap<String, SecretString>);
+
+impl PartialEq for StaticHeaders {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for StaticHeaders {}
 
 /// Why a header may not be sent along.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +51,7 @@ impl StaticHeaders {
             if let Err(problem) = check_name(&lower).and_then(|()| check_value(&value)) {
                 return Err(StaticHeaderError { name, problem });
             }
-            if headers.insert(lower, value).is_some() {
+            if headers.insert(lower, value.into()).is_some() {
                 return Err(StaticHeaderError {
                     name,
                     problem: "expected each name once, whatever its case",
@@ -51,7 +63,7 @@ impl StaticHeaders {
 
     /// Names in lower case, with their values; in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_str(), value.expose_secret()))
     }
 }
 
@@ -140,6 +152,18 @@ pub fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     Some(delay.min(RETRY_DELAY_MAX))
 }
 
+/// Whom the last proxy that wrote `X-Forwarded-For` was called by: the last entry, an address with or without a port
+/// (as load balancers write it, for want of a standard); none where it is anything else.
+#[must_use]
+pub fn parse_forwarded_for(value: &[u8]) -> Option<IpAddr> {
+    // What stands before it came with the request and may be anything, text or not.
+    let last = value.rsplit(|byte| *byte == b',').next()?;
+    let last = std::str::from_utf8(last).ok()?.trim_matches([' ', '\t']);
+    let in_brackets = || last.strip_prefix('[')?.strip_suffix(']')?.parse().ok().map(IpAddr::V6);
+    let with_port = || last.parse().ok().map(|address: SocketAddr| address.ip());
+    last.parse().ok().or_else(in_brackets).or_else(with_port)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -191,6 +215,30 @@ mod tests {
         for name in ["x-host", "contents", "x-webhook-id", "!#$%&'*+-.^_`|~0", &"a".repeat(128)] {
             assert!(parse(&[(name, "1")]).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn the_last_proxy_is_believed() {
+        for (value, address) in [
+            ("192.0.2.7", Some("192.0.2.7")),
+            ("10.0.0.1, 192.0.2.7 ", Some("192.0.2.7")),
+            ("192.0.2.7:4711", Some("192.0.2.7")),
+            ("2001:db8::1", Some("2001:db8::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("[2001:db8::1]:4711", Some("2001:db8::1")),
+            ("[192.0.2.7]", None),
+            ("192.0.2.7\u{a0}", None),
+            ("192.0.2.7,", None),
+            ("192.0.2.7, unknown", None),
+            ("_hidden", None),
+            ("", None),
+        ] {
+            let expected = address.map(|address| address.parse::<IpAddr>().unwrap());
+            assert_eq!(parse_forwarded_for(value.as_bytes()), expected, "{value}");
+        }
+        assert_eq!(parse_forwarded_for(b"\xff"), None);
+        assert_eq!(parse_forwarded_for(b"192.0.2.7\xff"), None);
+        assert_eq!(parse_forwarded_for(b"\xff, 192.0.2.7"), Some(IpAddr::from([192, 0, 2, 7])));
     }
 
     #[test]

@@ -45,6 +45,14 @@ uuid_id! {
     NodeId
 }
 uuid_id! {
+    /// One API key; names it without giving it away.
+    KeyId
+}
+uuid_id! {
+    /// One line of the audit log; a `UUIDv7`, so that ids sort by age.
+    AuditId
+}
+uuid_id! {
     /// One row of the attempt log.
     AttemptId
 }

@@ -5,14 +5,19 @@
 //! once), [`delivery`] and [`subscription`]
 //! (what), [`limits`] (how much of anything), [`waiting`]
 //! (why not now). At the edges, [`target`] and [`address`] say where a
-//! delivery may go, [`header`] and [`payload`] what may come in, and [`signature`] how both ends
-//! prove who they are.
+//! delivery may go, [`header`] and [`payload`] what may come in, [`signature`] how both ends
+//! prove who they are, and [`api_key`] what opens the API.
 
 pub mod address;
+pub mod api_key;
+pub mod asymmetric;
+pub mod audit;
+pub mod certificate;
 pub mod circuit;
 pub mod cluster;
 pub mod concurrency;
 pub mod delivery;
+pub mod encryption_key;
 pub mod foyer;
 pub mod header;
 pub mod id;

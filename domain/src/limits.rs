@@ -21,8 +21,14 @@ pub const STATIC_HEADER_BYTES_MAX: usize = 4096;
 /// An ingest secret: a hash block and plenty more, yet small in every cache.
 pub const SECRET_KEY_BYTES_MAX: usize = 512;
 
+/// Certificates of a chain, or a private key, in PEM: some ten certificates of common sizes.
+pub const CERTIFICATE_BYTES_MAX: usize = 16 * 1024;
+
 /// Idempotency and ordering keys: room for a UUID, a path or a compound name.
 pub const KEY_CHARS_MAX: usize = 255;
+
+/// What people call an API key: a line in a list.
+pub const KEY_NAME_CHARS_MAX: usize = 100;
 
 /// The largest payload an operator may allow: it travels in one statement with its whole batch.
 pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -2,7 +2,8 @@
 //!
 //! - At ingest: `sha256=` and the lower-case hex of HMAC-SHA256 over the body, as GitHub signs.
 //! - At the receiver: Standard Webhooks, `v1,` and the base64 of HMAC-SHA256 over
-//!   `id.timestamp.body` (<https://www.standardwebhooks.com>, "Signature scheme").
+//!   `id.timestamp.body` (<https://www.standardwebhooks.com>, "Signature scheme"). With a public key:
+//!   [`asymmetric`](crate::asymmetric).
 //!
 //! Secrets show nothing of themselves through `Debug`.
 
@@ -11,6 +12,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use hmac::{Hmac, Mac as _};
+use secrecy::{ExposeSecret as _, SecretSlice, SecretString};
 use sha2::Sha256;
 
 use crate::id::DeliveryId;
@@ -24,14 +26,14 @@ const SHA256_BYTES: usize = 32;
 /// A fresh signing secret's length; Standard Webhooks asks for 24 to 64 bytes.
 pub const SIGNING_SECRET_BYTES: usize = 32;
 
-fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
+pub(crate) fn hmac_sha256(key: &[u8]) -> Hmac<Sha256> {
     #[expect(clippy::expect_used, reason = "RFC 2104 §2: HMAC takes a key of any length")]
     Hmac::new_from_slice(key).expect("HMAC takes a key of any length")
 }
 
-/// The secret that guards ingest: any text of 1 to 512 bytes.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretKey(String);
+/// The secret that guards ingest: any text of 1 to 512 bytes. Wiped from memory when it is dropped.
+#[derive(Clone)]
+pub struct SecretKey(SecretString);
 
 /// Why a text is no ingest secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +44,7 @@ impl SecretKey {
     /// Takes any text that is neither empty nor too long.
     pub fn parse(text: &str) -> Result<Self, SecretKeyError> {
         if (1..=SECRET_KEY_BYTES_MAX).contains(&text.len()) {
-            Ok(Self(text.to_owned()))
+            Ok(Self(text.into()))
         } else {
             Err(SecretKeyError)
         }
@@ -51,13 +53,13 @@ impl SecretKey {
     /// The secret itself, to be stored.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0
+        self.0.expose_secret()
     }
 
     /// The value of `X-Webhook-Signature-256` for `body`.
     #[must_use]
     pub fn sign(&self, body: &[u8]) -> String {
-        let mac = hmac_sha256(self.0.as_bytes()).chain_update(body).finalize().into_bytes();
+        let mac = hmac_sha256(self.expose().as_bytes()).chain_update(body).finalize().into_bytes();
         let mut text = String::with_capacity(BODY_SIGNATURE_PREFIX.len() + 2 * SHA256_BYTES);
         text.push_str(BODY_SIGNATURE_PREFIX);
         for byte in mac {
@@ -71,12 +73,19 @@ impl SecretKey {
     /// signature as for a right one. Upper-case hex, spaces and other schemes are wrong.
     #[must_use]
     pub fn verify(&self, header: &[u8], body: &[u8]) -> bool {
-        header
-            .strip_prefix(BODY_SIGNATURE_PREFIX.as_bytes())
-            .and_then(parse_lower_hex)
-            .is_some_and(|mac| hmac_sha256(self.0.as_bytes()).chain_update(body).verify_slice(&mac).is_ok())
+        header.strip_prefix(BODY_SIGNATURE_PREFIX.as_bytes()).and_then(parse_lower_hex).is_some_and(|mac| {
+            hmac_sha256(self.expose().as_bytes()).chain_update(body).verify_slice(&mac).is_ok()
+        })
     }
 }
+
+impl PartialEq for SecretKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for SecretKey {}
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -105,9 +114,9 @@ fn parse_lower_hex(text: &[u8]) -> Option<[u8; SHA256_BYTES]> {
     Some(bytes)
 }
 
-/// The secret that a subscription's deliveries are signed with.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SigningSecret(Vec<u8>);
+/// The secret that a subscription's deliveries are signed with. Wiped from memory when it is dropped.
+#[derive(Clone)]
+pub struct SigningSecret(SecretSlice<u8>);
 
 /// Why a text is no signing secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,26 +127,30 @@ impl SigningSecret {
     /// From fresh random bytes.
     #[must_use]
     pub fn from_random(bytes: [u8; SIGNING_SECRET_BYTES]) -> Self {
-        Self(bytes.to_vec())
+        Self(bytes.to_vec().into())
     }
 
     /// From the text that [`expose`](Self::expose) gives.
     pub fn parse(text: &str) -> Result<Self, SigningSecretError> {
         let encoded = text.strip_prefix(SIGNING_SECRET_PREFIX).ok_or(SigningSecretError)?;
         let bytes = BASE64.decode(encoded).map_err(|_| SigningSecretError)?;
-        if (24..=64).contains(&bytes.len()) { Ok(Self(bytes)) } else { Err(SigningSecretError) }
+        if (24..=64).contains(&bytes.len()) { Ok(Self(bytes.into())) } else { Err(SigningSecretError) }
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.0.expose_secret()
     }
 
     /// The secret as receivers enter it: `whsec_…`.
     #[must_use]
     pub fn expose(&self) -> String {
-        format!("{SIGNING_SECRET_PREFIX}{}", BASE64.encode(&self.0))
+        format!("{SIGNING_SECRET_PREFIX}{}", BASE64.encode(self.bytes()))
     }
 
     /// One signature for `webhook-signature`; `at` is what `webhook-timestamp` says.
     #[must_use]
     pub fn sign(&self, id: DeliveryId, at: Timestamp, body: &[u8]) -> String {
-        let mac = hmac_sha256(&self.0)
+        let mac = hmac_sha256(self.bytes())
             .chain_update(format!("{id}.{}.", at.as_seconds()))
             .chain_update(body)
             .finalize()
@@ -145,6 +158,14 @@ impl SigningSecret {
         format!("v1,{}", BASE64.encode(mac))
     }
 }
+
+impl PartialEq for SigningSecret {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.expose_secret() == other.0.expose_secret()
+    }
+}
+
+impl Eq for SigningSecret {}
 
 impl fmt::Debug for SigningSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -188,13 +209,13 @@ mod tests {
     #[test]
     fn signs_deliveries_as_standard_webhooks_says() {
         let secret = SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let mac = hmac_sha256(&secret.0)
+        let mac = hmac_sha256(secret.0.expose_secret())
             .chain_update(b"msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330.{\"test\": 2432232314}")
             .finalize()
             .into_bytes();
         assert_eq!(BASE64.encode(mac), "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         let id = DeliveryId(uuid::Uuid::nil());
-        let expected = hmac_sha256(&secret.0)
+        let expected = hmac_sha256(secret.0.expose_secret())
             .chain_update(b"00000000-0000-0000-0000-000000000000.1614265330.body")
             .finalize()
             .into_bytes();
