@@ -4,26 +4,25 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::api_key::KeyDigest;
 use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::Defaults;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use crate::api::{self, KeyDigest};
+use crate::api::{self, tls::Tls};
+use crate::cache::Caches;
 use crate::clock::Clock;
-use crate::config::{Config, Profile};
+use crate::config::{self, Config, Profile};
 use crate::dispatch::{self, Dispatch};
 use crate::sender::{self, Sender};
-use crate::store::{self, InstanceLock, Store};
+use crate::store::{self, InstanceLock, Sealed, Store};
 
-/// How often the lock on the database is looked after.
-const LOCK_CHECK: Duration = Duration::from_secs(2);
 /// How long clients may take for what they had begun when the server stops.
 const CLIENTS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -38,6 +37,12 @@ pub enum Error {
         /// Why not.
         source: std::io::Error,
     },
+    /// What the configuration and the database together must be.
+    #[error("{0}")]
+    Config(#[from] config::Error),
+    /// The API's certificate.
+    #[error("{0}")]
+    Tls(#[from] api::tls::Error),
     /// The database.
     #[error("{0}")]
     Store(#[from] store::Error),
@@ -47,9 +52,6 @@ pub enum Error {
     /// Signals cannot be listened to.
     #[error("signals: {0}")]
     Signals(std::io::Error),
-    /// Another process took the database over.
-    #[error("the lock on the database was lost to another posthorn")]
-    LockLost,
 }
 
 /// The running service.
@@ -59,31 +61,62 @@ pub struct App {
     server: AbortOnDropHandle<()>,
     stop_serving: oneshot::Sender<()>,
     store: Store,
-    lock: AbortOnDropHandle<()>,
-    lock_lost: watch::Receiver<bool>,
+    /// On an SQLite file, no second process.
+    lock: Option<InstanceLock>,
 }
 
 impl App {
     /// Migrates the database and starts serving.
     pub async fn start(config: &Config) -> Result<Self, Error> {
-        let listen = |source| Error::Listen { address: config.listen, source };
-        let listener = TcpListener::bind(config.listen).await.map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
-        let store = Store::connect(&store::Settings { url: config.database_url.clone() }).await?;
+        let tls = match tls_files(config) {
+            Some(files) => Some(Tls::open(files).await?),
+            None => None,
+        };
+        let store = Store::connect(&store_settings(config)).await?;
         let lock = store.lock_instance().await?;
+        if let Err(error) = store.check_durability().await {
+            match config.profile {
+                Profile::Production => return Err(error.into()),
+                Profile::Development => warn!(%error, "not durable"),
+            }
+        }
         store.migrate_up().await?;
-        let (lost, lock_lost) = watch::channel(false);
-        let lock = AbortOnDropHandle::new(tokio::spawn(keep_lock(store.clone(), lock, lost)));
+        let lock = Some(lock).filter(|_| !store.is_shared());
+        let sealed = store.check_secrets().await?;
+        let has_keys = store.has_keys(false).await?;
+        config.check_keys(has_keys, store.has_keys(true).await?)?;
+        match (sealed, &config.encryption_key) {
+            (Sealed::InPart, _) => {
+                warn!(
+                    "some secrets are not encrypted with POSTHORN_ENCRYPTION_KEY: run posthorn secrets rotate"
+                );
+            }
+            (Sealed::AsConfigured, None) => {
+                info!("secrets are stored in clear: POSTHORN_ENCRYPTION_KEY is not set");
+            }
+            (Sealed::AsConfigured, Some(_)) => {}
+        }
+        let listen = |source| Error::Listen { address: config.listen, source };
+        let listener = api::server::listen(config.listen).map_err(listen)?;
+        let address = listener.local_addr().map_err(listen)?;
 
         let guard = AddressGuard::new(config.allowed_private_networks.clone());
         let user_agent = concat!("Posthorn/", env!("CARGO_PKG_VERSION")).to_owned();
         let sender = Sender::new(sender::Settings { guard: guard.clone(), user_agent })?;
         let clock = Clock::system();
-        let dispatch = Dispatch::start(dispatch_settings(config), store.clone(), sender, clock).await?;
+        if config.redis_url.is_some() && !store.is_shared() {
+            warn!("REDIS_URL is not used on SQLite: there is nobody to share with");
+        }
+        let caches = Caches::new(store.clone(), config.redis_url.as_ref().map(|url| url.0.as_str()))?;
+        let dispatch =
+            Dispatch::start(dispatch_settings(config), store.clone(), caches, sender, clock).await?;
         let settings = api::Settings {
             payload_bytes_max: config.payload_bytes_max,
             guard,
-            admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(&key.0)),
+            admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
+            may_be_open: address.ip().is_loopback(),
+            has_keys,
+            behind_proxy: config.behind_proxy,
             clock,
         };
         let (stop_serving, stop) = oneshot::channel::<()>();
@@ -91,13 +124,10 @@ impl App {
         let server = AbortOnDropHandle::new(tokio::spawn(async move {
             // Dropping the sender stops it as well.
             let stop = async { _ = stop.await };
-            api::server::serve(listener, endpoint, stop, CLIENTS_PATIENCE).await;
+            api::server::serve(listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
         }));
-        if config.profile == Profile::Production {
-            warn!("secrets are stored in clear: encryption at rest is not there yet");
-        }
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-        Ok(Self { address, dispatch, server, stop_serving, store, lock, lock_lost })
+        Ok(Self { address, dispatch, server, stop_serving, store, lock })
     }
 
     /// Where it listens.
@@ -108,13 +138,9 @@ impl App {
 
     /// Serves until SIGTERM or SIGINT, then takes everything down; a second signal ends the
     /// process at once.
-    pub async fn run(mut self) -> Result<(), Error> {
+    pub async fn run(self) -> Result<(), Error> {
         let mut signals = Signals::new().map_err(Error::Signals)?;
-        // Both may be dropped: neither has done anything before it is ready.
-        let lost = tokio::select! {
-            () = signals.next() => false,
-            _ = self.lock_lost.wait_for(|lost| *lost) => true,
-        };
+        signals.next().await;
         info!("stopping: requests in flight are finished first");
         tokio::select! {
             () = self.shut_down() => {}
@@ -124,7 +150,7 @@ impl App {
             }
         }
         info!("stopped");
-        if lost { Err(Error::LockLost) } else { Ok(()) }
+        Ok(())
     }
 
     /// Stops accepting, finishes what is in flight, and records its outcomes; bounded by the
@@ -140,6 +166,21 @@ impl App {
         self.store.close().await;
         drop(self.lock);
     }
+}
+
+/// Where the database is.
+pub fn store_settings(config: &Config) -> store::Settings {
+    store::Settings {
+        url: config.database_url.0.clone(),
+        direct_url: config.database_listen_url.as_ref().map(|url| url.0.clone()),
+        encryption_key: config.encryption_key.clone(),
+        previous_encryption_key: config.previous_encryption_key.clone(),
+    }
+}
+
+/// Where the API's certificate is. The configuration has both files or none.
+fn tls_files(config: &Config) -> Option<api::tls::Files> {
+    Some(api::tls::Files { certificate: config.tls_certificate.clone()?, key: config.tls_key.clone()? })
 }
 
 fn dispatch_settings(config: &Config) -> dispatch::Settings {
@@ -162,27 +203,9 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         in_flight_max: config.in_flight_max,
         backlog_max: config.backlog_max,
         retention: config.retention,
+        audit_retention: config.audit_retention,
         cleanup_interval: config.cleanup_interval,
-    }
-}
-
-/// Looks after the lock: takes it again where its connection broke, and says so where another
-/// process was faster.
-async fn keep_lock(store: Store, mut lock: InstanceLock, lost: watch::Sender<bool>) {
-    loop {
-        tokio::time::sleep(LOCK_CHECK).await;
-        if lock.is_held().await {
-            continue;
-        }
-        match store.lock_instance().await {
-            Ok(again) => lock = again,
-            Err(store::Error::Unusable(reason)) => {
-                error!(reason, "the database belongs to another process");
-                let _ = lost.send(true);
-                return;
-            }
-            Err(reason) => warn!(%reason, "the lock on the database could not be renewed yet"),
-        }
+        lease: config.lease,
     }
 }
 

@@ -10,10 +10,11 @@
 mod read;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use posthorn_domain::encryption_key::{EncryptionKey, EncryptionKeyError};
 use posthorn_domain::limits::{PAYLOAD_BYTES_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
 
 use read::Reader;
@@ -55,6 +56,16 @@ impl std::fmt::Debug for AdminKey {
     }
 }
 
+/// Where a database or a cache is. It may hold a password, so `Debug` shows its scheme alone.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Address(pub String);
+
+impl std::fmt::Debug for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Address({}…)", self.0.split_once("://").map_or("", |(scheme, _)| scheme))
+    }
+}
+
 /// The whole configuration, checked.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -62,10 +73,24 @@ pub struct Config {
     pub profile: Profile,
     /// `POSTHORN_LISTEN`.
     pub listen: SocketAddr,
+    /// `POSTHORN_BEHIND_PROXY`.
+    pub behind_proxy: bool,
+    /// `POSTHORN_TLS_CERTIFICATE`.
+    pub tls_certificate: Option<PathBuf>,
+    /// `POSTHORN_TLS_KEY`.
+    pub tls_key: Option<PathBuf>,
     /// `DATABASE_URL`.
-    pub database_url: String,
+    pub database_url: Address,
+    /// `DATABASE_LISTEN_URL`.
+    pub database_listen_url: Option<Address>,
+    /// `REDIS_URL`.
+    pub redis_url: Option<Address>,
     /// `POSTHORN_ADMIN_KEY`.
     pub admin_key: Option<AdminKey>,
+    /// `POSTHORN_ENCRYPTION_KEY`.
+    pub encryption_key: Option<EncryptionKey>,
+    /// `POSTHORN_PREVIOUS_ENCRYPTION_KEY`.
+    pub previous_encryption_key: Option<EncryptionKey>,
     /// `POSTHORN_ALLOWED_PRIVATE_NETWORKS`.
     pub allowed_private_networks: Vec<IpNet>,
     /// `WEBHOOK_MAX_RETRIES`.
@@ -88,8 +113,12 @@ pub struct Config {
     pub in_flight_max: u32,
     /// `POSTHORN_MAX_BACKLOG`.
     pub backlog_max: i64,
+    /// `POSTHORN_LEASE_SECONDS`.
+    pub lease: Duration,
     /// `LOG_RETENTION_HOURS`.
     pub retention: Duration,
+    /// `POSTHORN_AUDIT_RETENTION_HOURS`.
+    pub audit_retention: Duration,
     /// `CLEANUP_INTERVAL_SECONDS`.
     pub cleanup_interval: Duration,
     /// `POSTHORN_LOG_FORMAT`.
@@ -132,17 +161,36 @@ impl Config {
     }
 
     fn read(profile: Profile, from: &Reader) -> Result<Self, Error> {
-        let config = Self {
+        Self {
             profile,
             listen: from.parsed("POSTHORN_LISTEN", "an address with a port, such as 127.0.0.1:8000")?,
-            database_url: from.text("DATABASE_URL", "sqlite://PATH or postgres://…", |url| {
-                ["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-            })?,
+            behind_proxy: from.one_of("POSTHORN_BEHIND_PROXY", &[("true", true), ("false", false)])?,
+            tls_certificate: from
+                .optional("POSTHORN_TLS_CERTIFICATE", "a file", |_| true)?
+                .map(PathBuf::from),
+            tls_key: from.optional("POSTHORN_TLS_KEY", "a file", |_| true)?.map(PathBuf::from),
+            database_url: from
+                .text("DATABASE_URL", "sqlite://PATH or postgres://…", |url| {
+                    ["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+                })
+                .map(Address)?,
+            database_listen_url: from
+                .optional("DATABASE_LISTEN_URL", "postgres://…", |url| {
+                    ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
+                })?
+                .map(Address),
+            redis_url: from
+                .optional("REDIS_URL", "redis://… or rediss://…", |url| {
+                    ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme))
+                })?
+                .map(Address),
             admin_key: from
                 .optional("POSTHORN_ADMIN_KEY", "16 to 512 visible ASCII characters", |key| {
                     (16..=512).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
                 })?
                 .map(AdminKey),
+            encryption_key: from.encryption_key("POSTHORN_ENCRYPTION_KEY")?,
+            previous_encryption_key: from.encryption_key("POSTHORN_PREVIOUS_ENCRYPTION_KEY")?,
             allowed_private_networks: from.networks("POSTHORN_ALLOWED_PRIVATE_NETWORKS")?,
             max_retries: from.whole("WEBHOOK_MAX_RETRIES", 0, RETRIES_MAX)?,
             retry_delay: from.seconds("INITIAL_RETRY_DELAY_SECONDS", MILLISECOND, RETRY_DELAY_MAX)?,
@@ -159,32 +207,70 @@ impl Config {
             payload_bytes_max: from.whole("POSTHORN_MAX_PAYLOAD_BYTES", 1, PAYLOAD_BYTES_MAX)?,
             in_flight_max: from.whole("POSTHORN_MAX_IN_FLIGHT", 1, 65_536)?,
             backlog_max: from.whole("POSTHORN_MAX_BACKLOG", 1, 1_000_000_000_000)?,
+            lease: from.seconds("POSTHORN_LEASE_SECONDS", SECOND, 600 * SECOND)?,
             retention: from.hours("LOG_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
+            audit_retention: from.hours("POSTHORN_AUDIT_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
             cleanup_interval: from.seconds("CLEANUP_INTERVAL_SECONDS", 10 * MILLISECOND, 86_400 * SECOND)?,
             log_format: from
                 .one_of("POSTHORN_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
-        };
-        config.check()
+        }
+        .check()
     }
 
     /// What several values together must be.
     fn check(self) -> Result<Self, Error> {
-        if self.admin_key.is_none() && !self.listen.ip().is_loopback() {
+        if self.encryption_key.is_none() && self.profile == Profile::Production {
             return Err(Error(format!(
-                "POSTHORN_LISTEN: expected a loopback address while POSTHORN_ADMIN_KEY is not set, got {}",
+                "POSTHORN_ENCRYPTION_KEY: expected a key in the production profile, {EncryptionKeyError}"
+            )));
+        }
+        let missing = match (&self.tls_certificate, &self.tls_key) {
+            (Some(_), None) => Some(("POSTHORN_TLS_KEY", "POSTHORN_TLS_CERTIFICATE")),
+            (None, Some(_)) => Some(("POSTHORN_TLS_CERTIFICATE", "POSTHORN_TLS_KEY")),
+            _ => None,
+        };
+        if let Some((missing, set)) = missing {
+            return Err(Error(format!("{missing}: expected a file where {set} is set")));
+        }
+        let open_to_others = !self.listen.ip().is_loopback();
+        if open_to_others
+            && self.tls_certificate.is_none()
+            && !self.behind_proxy
+            && self.profile == Profile::Production
+        {
+            return Err(Error(format!(
+                "POSTHORN_LISTEN: expected a loopback address in the production profile, or POSTHORN_TLS_CERTIFICATE, \
+                 or POSTHORN_BEHIND_PROXY=true where a proxy in front speaks TLS, got {}",
                 self.listen
             )));
         }
-        if self.admin_key.is_none() && self.profile == Profile::Production {
-            return Err(Error("POSTHORN_ADMIN_KEY: expected a key in the production profile".to_owned()));
-        }
         Ok(self)
+    }
+
+    /// What the configuration and the API keys in the database together must be.
+    pub fn check_keys(&self, any: bool, admin: bool) -> Result<(), Error> {
+        if self.admin_key.is_none() && !any && !self.listen.ip().is_loopback() {
+            return Err(Error(format!(
+                "POSTHORN_LISTEN: expected a loopback address while POSTHORN_ADMIN_KEY is not set and there is \
+                 no API key, got {}",
+                self.listen
+            )));
+        }
+        if self.admin_key.is_none() && !admin && self.profile == Profile::Production {
+            return Err(Error(
+                "POSTHORN_ADMIN_KEY: expected a key in the production profile, or one made by posthorn keys create"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const ENCRYPTION_KEY: &str = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=";
 
     fn config(environment: &[(&str, &str)]) -> Result<Config, String> {
         let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -208,7 +294,9 @@ mod tests {
         let config = config(&[
             ("POSTHORN_PROFILE", "production"),
             ("POSTHORN_ADMIN_KEY", "0123456789abcdef"),
+            ("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY),
             ("POSTHORN_LISTEN", "0.0.0.0:80"),
+            ("POSTHORN_BEHIND_PROXY", "true"),
             ("INITIAL_RETRY_DELAY_SECONDS", "0.2"),
             ("POSTHORN_DISABLE_AFTER_HOURS", "0"),
             ("WEBHOOK_MAX_RETRIES", ""),
@@ -232,14 +320,13 @@ mod tests {
             ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "NaN", r#"expected seconds from 0.1 to 120, got "NaN""#),
             ("LOG_RETENTION_HOURS", "1e308", r#"expected hours from 0.0000003 to 87600, got "1e308""#),
             ("DATABASE_URL", "mysql://x", "expected sqlite://PATH or postgres://…"),
+            ("DATABASE_LISTEN_URL", "sqlite://x", "expected postgres://…"),
+            ("REDIS_URL", "localhost:6379", "expected redis://… or rediss://…"),
             ("POSTHORN_LOG_FORMAT", "xml", r#"expected text or json, got "xml""#),
             ("POSTHORN_LISTEN", "8000", "expected an address with a port, such as 127.0.0.1:8000"),
-            (
-                "POSTHORN_LISTEN",
-                "0.0.0.0:8000",
-                "expected a loopback address while POSTHORN_ADMIN_KEY is not set",
-            ),
             ("POSTHORN_ADMIN_KEY", "short", "expected 16 to 512 visible ASCII characters"),
+            ("POSTHORN_ENCRYPTION_KEY", "short", "expected the base64 of 32 random bytes"),
+            ("POSTHORN_PREVIOUS_ENCRYPTION_KEY", "AAAA", "expected the base64 of 32 random bytes"),
             (
                 "POSTHORN_ALLOWED_PRIVATE_NETWORKS",
                 "10/8",
@@ -251,7 +338,71 @@ mod tests {
             assert!(error.starts_with(&format!("{name}: {expected}")), "{error}");
             assert_eq!(error.lines().count(), 1);
         }
+    }
+
+    #[test]
+    fn production_encrypts() {
         let error = config(&[("POSTHORN_PROFILE", "production")]).unwrap_err();
-        assert!(error.starts_with("POSTHORN_ADMIN_KEY: expected"), "{error}");
+        assert!(error.starts_with("POSTHORN_ENCRYPTION_KEY: expected a key"), "{error}");
+        let config = config(&[("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY)]).unwrap();
+        assert!(config.encryption_key.is_some() && config.previous_encryption_key.is_none());
+        assert!(!format!("{config:?}").contains(ENCRYPTION_KEY));
+    }
+
+    #[test]
+    fn nothing_secret_is_shown() {
+        let config = config(&[
+            ("DATABASE_URL", "postgres://posthorn:canary@db.example/posthorn?sslkey=canary"),
+            ("DATABASE_LISTEN_URL", "postgresql://posthorn:canary@db.example/posthorn"),
+            ("REDIS_URL", "rediss://:canary@cache.example"),
+            ("POSTHORN_ADMIN_KEY", "canary-0123456789abcdef"),
+            ("POSTHORN_ENCRYPTION_KEY", "Y2FuYXJ5LWVuY3J5cHRpb24ta2V5LW9mLTMyLWJ5dGU="),
+        ])
+        .unwrap();
+        let shown = format!("{config:?}");
+        assert!(!shown.contains("canary") && !shown.contains("Y2FuYXJ5"), "{shown}");
+        assert!(shown.contains("Address(postgres…)") && shown.contains("Address(rediss…)"), "{shown}");
+    }
+
+    #[test]
+    fn production_speaks_tls_to_others() {
+        let production = [("POSTHORN_PROFILE", "production"), ("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY)];
+        let public = ("POSTHORN_LISTEN", "[::]:443");
+        let (certificate, key) = (("POSTHORN_TLS_CERTIFICATE", "a.pem"), ("POSTHORN_TLS_KEY", "a.key"));
+        for (more, wrong) in [
+            (&[][..], None),
+            (&[public], Some("POSTHORN_LISTEN: expected a loopback address in the production profile")),
+            (&[public, certificate, key], None),
+            (&[public, ("POSTHORN_BEHIND_PROXY", "true")], None),
+            (&[certificate], Some("POSTHORN_TLS_KEY: expected a file where POSTHORN_TLS_CERTIFICATE is set")),
+            (&[key], Some("POSTHORN_TLS_CERTIFICATE: expected a file where POSTHORN_TLS_KEY is set")),
+            (&[("POSTHORN_BEHIND_PROXY", "yes")], Some("POSTHORN_BEHIND_PROXY: expected true or false")),
+        ] {
+            let error = config(&[&production[..], more].concat()).err();
+            let starts = error.as_deref().zip(wrong).is_some_and(|(error, wrong)| error.starts_with(wrong));
+            assert!(starts || (error.is_none() && wrong.is_none()), "{more:?}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_open_to_others_or_in_production_has_a_key() {
+        let key = ("POSTHORN_ADMIN_KEY", "0123456789abcdef");
+        let (public, production) = (("POSTHORN_LISTEN", "0.0.0.0:8000"), ("POSTHORN_PROFILE", "production"));
+        for (environment, any, admin, wrong) in [
+            (&[][..], false, false, None),
+            (&[public], false, false, Some("POSTHORN_LISTEN: expected a loopback address")),
+            (&[public], true, false, None),
+            (&[public, key], false, false, None),
+            (&[production], false, false, Some("POSTHORN_ADMIN_KEY: expected a key")),
+            (&[production], true, false, Some("POSTHORN_ADMIN_KEY: expected a key")),
+            (&[production], true, true, None),
+            (&[production, key], false, false, None),
+        ] {
+            let environment = [environment, &[("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY)]].concat();
+            let checked = config(&environment).unwrap().check_keys(any, admin);
+            let error = checked.err().map(|error| error.to_string());
+            let starts = error.as_deref().zip(wrong).is_some_and(|(error, wrong)| error.starts_with(wrong));
+            assert!(starts || (error.is_none() && wrong.is_none()), "{environment:?}: {error:?}");
+        }
     }
 }

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use posthorn::api::document;
 use posthorn::app::App;
-use posthorn::cli::{demo, listen, migrate};
+use posthorn::cli::{demo, keys, listen, migrate, secrets};
 use posthorn::config::{Config, LogFormat};
 use posthorn::telemetry;
 
@@ -28,6 +28,10 @@ enum Command {
     Serve,
     /// Change the database's schema without serving.
     Migrate(migrate::Arguments),
+    /// Make, list and revoke API keys.
+    Keys(keys::Arguments),
+    /// Encrypt what is stored with another key.
+    Secrets(secrets::Arguments),
     /// Print the OpenAPI document; needs no database.
     Openapi {
         /// As YAML instead of JSON.
@@ -47,6 +51,10 @@ async fn main() -> ExitCode {
         Command::Serve => serve().await,
         Command::Migrate(arguments) => {
             with_config(async |config| migrate::run(arguments, &config).await).await
+        }
+        Command::Keys(arguments) => with_config(async |config| keys::run(arguments, &config).await).await,
+        Command::Secrets(arguments) => {
+            with_config(async |config| secrets::run(arguments, &config).await).await
         }
         Command::Openapi { yaml } => {
             print(&if yaml { document::yaml() } else { document::json() });

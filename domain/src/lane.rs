@@ -127,7 +127,7 @@ impl Lane {
         };
         let at = match self.hold {
             _ if !self.window.has_ready() => self.window.next_due()?,
-            Some(Hold::Rate(until) | Hold::TenantRate(until)) => until,
+            Some(Hold::Rate(until) | Hold::TenantRate(until) | Hold::Lease(until)) => until,
             // A place that becomes free is told.
             Some(Hold::Capacity | Hold::Crowd) => return None,
             None => open_until?,
@@ -167,6 +167,12 @@ impl Lane {
             Circuit::Open { .. } | Circuit::Closed { .. } if self.is_full() => Some(Held::Limit),
             Circuit::Open { .. } | Circuit::Closed { .. } => self.hold.map(Held::Gate),
         }
+    }
+
+    /// The highest number of a delivery that it has heard of.
+    #[must_use]
+    pub const fn last(&self) -> Sequence {
+        self.window.known()
     }
 
     /// Requests that may be in flight now.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::certificate::ClientCertificate;
 use crate::circuit::CircuitPolicy;
 use crate::concurrency::{Adaptive, InFlight};
 use crate::delivery::named_states;
@@ -104,6 +105,11 @@ pub struct SubscriptionConfig {
     pub timeout: Option<Duration>,
     /// Guards ingest.
     pub secret_key: Option<SecretKey>,
+    /// Deliveries are also signed with an [`AsymmetricKey`](crate::asymmetric::AsymmetricKey), and its public key is
+    /// shown to everyone. Costs twenty times what the other signature does (17 µs and 0.9 µs for 1 KiB).
+    pub asymmetric_signature: bool,
+    /// Shown to an endpoint that asks who calls.
+    pub client_certificate: Option<ClientCertificate>,
 }
 
 /// The signing secret of now and, for a while after a rotation, the one before.
@@ -113,6 +119,15 @@ pub struct SigningSecrets {
     pub current: SigningSecret,
     /// Signs beside it until the time given.
     pub previous: Option<(SigningSecret, Timestamp)>,
+}
+
+impl SigningSecrets {
+    /// Those that sign what goes out at `at`, the newest first, with the time from which each does not any more.
+    pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (&SigningSecret, Option<Timestamp>)> {
+        let previous = self.previous.as_ref().filter(move |(_, until)| at < *until);
+        let previous = previous.map(|(secret, until)| (secret, Some(*until)));
+        std::iter::once((&self.current, None)).chain(previous)
+    }
 }
 
 /// One endpoint with its policies.
@@ -181,6 +196,27 @@ impl SubscriptionConfig {
     #[must_use]
     pub fn timeout(&self, defaults: &Defaults) -> Duration {
         self.timeout.unwrap_or(defaults.timeout)
+    }
+}
+
+impl SubscriptionConfig {
+    /// The fields in which it differs from `before`, as the API names them.
+    #[must_use]
+    pub fn changed_fields(&self, before: &Self) -> Vec<&'static str> {
+        let changes = [
+            ("target_url", self.target != before.target),
+            ("description", self.description != before.description),
+            ("headers", self.headers != before.headers),
+            ("ordering", self.ordering != before.ordering),
+            ("max_in_flight", self.max_in_flight != before.max_in_flight),
+            ("rate_limit", self.rate_limit != before.rate_limit),
+            ("retry", self.retry != before.retry),
+            ("timeout_seconds", self.timeout != before.timeout),
+            ("secret_key", self.secret_key != before.secret_key),
+            ("client_certificate", self.client_certificate != before.client_certificate),
+            ("asymmetric_signature", self.asymmetric_signature != before.asymmetric_signature),
+        ];
+        changes.into_iter().filter_map(|(field, changed)| changed.then_some(field)).collect()
     }
 }
 

@@ -101,7 +101,12 @@ impl Facts {
                 WaitingFor::until(WaitingReason::TenantRateLimit, wall(at))
             }
             (None, StoredCircuit::Open(_)) => open(stored),
-            (Some(Held::Limit | Held::Gate(Hold::Capacity | Hold::Crowd) | Held::InFlight), _)
+            (
+                Some(
+                    Held::Limit | Held::Gate(Hold::Capacity | Hold::Crowd | Hold::Lease(_)) | Held::InFlight,
+                ),
+                _,
+            )
             | (None, StoredCircuit::Closed) => WaitingFor::reason(WaitingReason::Capacity),
         }
     }

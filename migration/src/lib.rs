@@ -12,6 +12,12 @@ mod m20261125_000001_deliveries;
 mod m20261125_000002_tenants;
 mod m20261125_000003_endpoint_and_backlog;
 mod m20261126_000004_autovacuum;
+mod m20261126_000005_cluster;
+mod m20261127_000006_api_keys;
+mod m20261127_000007_sealed;
+mod m20261127_000008_audit;
+mod m20261127_000009_asymmetric_signature;
+mod m20261127_000010_client_certificate;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -23,6 +29,12 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000002_tenants::Migration),
             Box::new(m20261125_000003_endpoint_and_backlog::Migration),
             Box::new(m20261126_000004_autovacuum::Migration),
+            Box::new(m20261126_000005_cluster::Migration),
+            Box::new(m20261127_000006_api_keys::Migration),
+            Box::new(m20261127_000007_sealed::Migration),
+            Box::new(m20261127_000008_audit::Migration),
+            Box::new(m20261127_000009_asymmetric_signature::Migration),
+            Box::new(m20261127_000010_client_certificate::Migration),
         ]
     }
 }

@@ -1,65 +1,69 @@
 //! Who calls.
 //!
-//! Where an admin key is configured, every route but the public ones needs it. Ingest decides for
-//! itself ([`super::ingest`]): a right signature is as good as a key. Without a configured key
+//! Where there is an API key, every route but the public ones needs one. Ingest decides for
+//! itself ([`super::ingest`]): a right signature is as good as a key. As long as there is no key
 //! everyone may do everything; the server then listens on loopback only.
-//!
-//! A key is compared as its SHA-256 digest and in constant time, so that neither its length nor how
-//! much of a guess is right shows in the time an answer takes; the key itself is not kept.
 
-use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use poem::http::{HeaderMap, header};
-use poem::{Endpoint, Request, Result};
-use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
+use poem::http::{HeaderMap, HeaderName, header};
+use poem::{Endpoint, FromRequest, Request, RequestBody, Result};
+use posthorn_domain::api_key::Access;
+use posthorn_domain::audit::Actor;
+use posthorn_domain::header::parse_forwarded_for;
+use posthorn_domain::tenant::Tenant;
 
+use super::host;
+use super::keyring::Keyring;
 use super::problem::Problem;
 
-/// What is kept of an API key.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KeyDigest([u8; 32]);
-
-impl KeyDigest {
-    /// Of the key as clients send it.
-    #[must_use]
-    pub fn of(key: &str) -> Self {
-        Self(Sha256::digest(key).into())
-    }
-
-    fn matches(&self, key: &[u8]) -> bool {
-        Sha256::digest(key).ct_eq(&self.0).into()
-    }
-}
-
-impl fmt::Debug for KeyDigest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KeyDigest(…)")
-    }
-}
-
 /// Who a request comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// Sees and does everything.
-    Admin,
+    /// Has a key, or needs none.
+    Known(Access, Actor),
     /// Has no valid key.
     Stranger,
 }
 
 impl Caller {
-    fn of(headers: &HeaderMap, admin_key: Option<&KeyDigest>) -> Self {
-        let Some(admin_key) = admin_key else { return Self::Admin };
-        match bearer(headers) {
-            Some(key) if admin_key.matches(key) => Self::Admin,
-            _ => Self::Stranger,
+    /// Whoever the guard let pass; a stranger where none did.
+    pub(super) fn of_request(request: &Request) -> Self {
+        request.extensions().get().cloned().unwrap_or(Self::Stranger)
+    }
+
+    /// Whether what is `tenant`'s is there for it.
+    pub(super) fn sees(&self, tenant: &Tenant) -> bool {
+        match self {
+            Self::Known(access, _) => access.sees(tenant),
+            Self::Stranger => false,
         }
     }
 
-    /// Whoever the guard let pass; a stranger where none did.
-    pub(super) fn of_request(request: &Request) -> Self {
-        request.extensions().get().copied().unwrap_or(Self::Stranger)
+    /// The one tenant whose things it sees; none where it sees everything.
+    pub(super) const fn tenant(&self) -> Option<&Tenant> {
+        match self {
+            Self::Known(access, _) => access.tenant(),
+            Self::Stranger => None,
+        }
+    }
+
+    pub(super) fn is_admin(&self) -> bool {
+        matches!(self, Self::Known(Access::Admin, _))
+    }
+
+    /// Who it is to the audit log.
+    pub(super) const fn actor(&self) -> Actor {
+        match self {
+            Self::Known(_, actor) => *actor,
+            Self::Stranger => Actor::Anyone,
+        }
+    }
+
+    /// Refuses who does not see everything.
+    pub(super) fn check_admin(&self) -> Result<(), Problem> {
+        if self.is_admin() { Ok(()) } else { Err(Problem::forbidden()) }
     }
 }
 
@@ -71,77 +75,143 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     (values.next().is_none() && scheme.eq_ignore_ascii_case(b"Bearer ")).then(|| key.trim_ascii())
 }
 
-/// Who may enter a path without a key.
-fn is_public(path: &str) -> bool {
-    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-    let first = segments.next().unwrap_or_default();
-    // `ingest` looks at the signature first.
-    matches!(first, "health" | "docs" | "redoc" | "openapi.json" | "openapi.yaml" | "problems" | "ingest")
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What a path asks of who enters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Nothing.
+    Free,
+    /// A key, or a right signature.
+    Signed,
+    /// A key.
+    Keyed,
+}
+
+impl Door {
+    fn of(path: &str) -> Self {
+        let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+        match segments.next().unwrap_or_default() {
+            "health" | "docs" | "redoc" | "openapi.json" | "openapi.yaml" | "problems" | ".well-known" => {
+                Self::Free
+            }
+            "ingest" => Self::Signed,
+            _ => Self::Keyed,
+        }
+    }
 }
 
 /// Tells who calls, and refuses strangers where they may not enter.
 pub(super) async fn guard<E: Endpoint>(
     next: Arc<E>,
-    admin_key: Option<KeyDigest>,
+    keyring: Keyring,
+    behind_proxy: bool,
     mut request: Request,
 ) -> Result<E::Output> {
-    let caller = Caller::of(request.headers(), admin_key.as_ref());
-    if caller == Caller::Stranger && !is_public(request.uri().path()) {
+    let open = keyring.is_open();
+    host::check(&request, open)?;
+    let door = Door::of(request.uri().path());
+    let caller = match bearer(request.headers()) {
+        _ if open => Caller::Known(Access::Admin, Actor::Anyone),
+        Some(key) if door != Door::Free => {
+            let known = keyring.access(key, address(&request, behind_proxy)).await?;
+            known.map_or(Caller::Stranger, |(access, actor)| Caller::Known(access, actor))
+        }
+        _ => Caller::Stranger,
+    };
+    if caller == Caller::Stranger && door == Door::Keyed {
         return Err(Problem::api_key_required().into());
     }
     request.extensions_mut().insert(caller);
     next.call(request).await
 }
 
+/// Where a request comes from; behind a proxy, where the proxy says so. Only what the proxy itself saw counts, which
+/// is the last there is: all before it came with the request.
+fn address(request: &Request, behind_proxy: bool) -> Option<IpAddr> {
+    let forwarded = request.headers().get_all(FORWARDED_FOR).iter().next_back().filter(|_| behind_proxy);
+    let client = forwarded.and_then(|value| parse_forwarded_for(value.as_bytes()));
+    client.or_else(|| request.remote_addr().as_socket_addr().map(SocketAddr::ip))
+}
+
+impl<'a> FromRequest<'a> for Caller {
+    async fn from_request(request: &'a Request, _: &mut RequestBody) -> Result<Self> {
+        Ok(Self::of_request(request))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn headers(values: &[&str]) -> HeaderMap {
-        values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect()
-    }
-
     #[test]
-    fn only_the_key_itself_passes() {
-        let key = KeyDigest::of("the key");
-        for (values, caller) in [
-            (&["Bearer the key"][..], Caller::Admin),
-            (&["bearer  the key"], Caller::Admin),
-            (&[], Caller::Stranger),
-            (&["Bearer"], Caller::Stranger),
-            (&["Bearer "], Caller::Stranger),
-            (&["Bearer the ke"], Caller::Stranger),
-            (&["Bearer the keys"], Caller::Stranger),
-            (&["Bearer The key"], Caller::Stranger),
-            (&["Basic the key"], Caller::Stranger),
-            (&["the key"], Caller::Stranger),
-            (&["Bearer the key", "Bearer the key"], Caller::Stranger),
+    fn keys_come_once_and_as_bearers() {
+        for (values, key) in [
+            (&["Bearer the key"][..], Some("the key")),
+            (&["bearer  the key "], Some("the key")),
+            (&["Bearer "], Some("")),
+            (&[], None),
+            (&["Bearer"], None),
+            (&["Basic the key"], None),
+            (&["the key"], None),
+            (&["Bearer the key", "Bearer the key"], None),
         ] {
-            assert_eq!(Caller::of(&headers(values), Some(&key)), caller, "{values:?}");
-        }
-        assert_eq!(Caller::of(&headers(&[]), None), Caller::Admin);
-    }
-
-    #[test]
-    fn few_paths_are_public() {
-        for (path, public) in [
-            ("/health", true),
-            ("/health/ready", true),
-            ("//docs/", true),
-            ("/openapi.json", true),
-            ("/problems/not-found", true),
-            ("/", false),
-            ("/subscriptions", false),
-            ("/healthy", false),
-            ("/status/stats", false),
-            ("/%68ealth", false),
-        ] {
-            assert_eq!(is_public(path), public, "{path}");
+            let headers: HeaderMap =
+                values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap())).collect();
+            assert_eq!(bearer(&headers), key.map(str::as_bytes), "{values:?}");
         }
     }
 
     #[test]
-    fn digests_show_nothing() {
-        assert_eq!(format!("{:?}", KeyDigest::of("secret")), "KeyDigest(…)");
+    fn only_a_proxy_in_front_says_who_calls() {
+        let request = |values: &[&str]| {
+            let mut request = Request::builder().finish();
+            let values = values.iter().map(|value| (FORWARDED_FOR, value.parse().unwrap()));
+            request.headers_mut().extend(values);
+            request
+        };
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        for (values, found) in [
+            (&["192.0.2.7"][..], Some(client)),
+            (&["10.0.0.1, 192.0.2.7"], Some(client)),
+            (&["10.0.0.1", "192.0.2.7"], Some(client)),
+            (&["192.0.2.7, unknown"], None),
+            (&[], None),
+        ] {
+            assert_eq!(address(&request(values), true), found, "{values:?}");
+            assert_eq!(address(&request(values), false), None, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn few_paths_are_free() {
+        for (path, door) in [
+            ("/health", Door::Free),
+            ("/health/ready", Door::Free),
+            ("//docs/", Door::Free),
+            ("/openapi.json", Door::Free),
+            ("/problems/not-found", Door::Free),
+            ("/.well-known/webhook-keys/7", Door::Free),
+            ("/ingest/7", Door::Signed),
+            ("/", Door::Keyed),
+            ("/subscriptions", Door::Keyed),
+            ("/healthy", Door::Keyed),
+            ("/status/stats", Door::Keyed),
+            ("/keys", Door::Keyed),
+            ("/%68ealth", Door::Keyed),
+        ] {
+            assert_eq!(Door::of(path), door, "{path}");
+        }
+    }
+
+    #[test]
+    fn only_an_admin_is_one() {
+        let tenant = Caller::Known(Access::Tenant(Tenant::default()), Actor::Anyone);
+        for (caller, admin) in
+            [(Caller::Known(Access::Admin, Actor::Anyone), true), (tenant, false), (Caller::Stranger, false)]
+        {
+            assert_eq!(caller.check_admin().is_ok(), admin, "{caller:?}");
+        }
+        assert!(!Caller::Stranger.sees(&Tenant::default()));
     }
 }

@@ -13,9 +13,11 @@ use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use uuid::Uuid;
 
 use super::Tag;
+use super::auth::Caller;
 use super::body::Json;
 use super::paging::{check_limit, read_cursor, write_cursor};
 use super::problem::{Kind, Problem};
+use super::scope::check_delivery;
 use super::words::{DeliveryState, Time};
 use crate::dispatch::{Control, IngestError};
 use crate::store::{Change, DeliveryFilter, Payload};
@@ -50,9 +52,11 @@ enum ReplayAnswer {
 #[OpenApi(tag = "Tag::Deliveries")]
 impl Deliveries {
     /// List a subscription's deliveries, the newest first
+    #[expect(clippy::too_many_arguments, reason = "one for each parameter")]
     #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "listDeliveries")]
     async fn list(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
         /// Only those in this standing.
@@ -74,7 +78,8 @@ impl Deliveries {
             until: until.0.map(|time| time.0),
             before: cursor.0.as_deref().map(read_cursor).transpose()?,
         };
-        self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
+        let subscription = self.control.subscription(id).await?;
+        subscription.filter(|found| caller.sees(&found.tenant)).ok_or_else(Problem::no_subscription)?;
         // One more than asked for tells whether there is another page.
         let mut found = self.control.store().list_deliveries(id, &filter, limit + 1).await?;
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
@@ -91,10 +96,12 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id", method = "get", operation_id = "getDelivery")]
     async fn show(
         &self,
+        caller: Caller,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<Json<Delivery>, Problem> {
-        let found = self.control.store().delivery(DeliveryId(id.0)).await?;
+        let id = self.own(&caller, id.0).await?;
+        let found = self.control.store().delivery(id).await?;
         Ok(Json(explained(&self.control, found.ok_or_else(Problem::no_delivery)?).await?))
     }
 
@@ -104,10 +111,12 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/payload", method = "get", operation_id = "getDeliveryPayload")]
     async fn payload(
         &self,
+        caller: Caller,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<PayloadAnswer, Problem> {
-        let found = self.control.store().payload(DeliveryId(id.0)).await?;
+        let id = self.own(&caller, id.0).await?;
+        let found = self.control.store().payload(id).await?;
         found.map(PayloadAnswer).ok_or_else(Problem::no_delivery)
     }
 
@@ -117,10 +126,12 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/retry", method = "post", operation_id = "retryDelivery")]
     async fn retry(
         &self,
+        caller: Caller,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<RetryAnswer, Problem> {
-        let delivery = unfinished(self.control.retry(DeliveryId(id.0)).await?)?;
+        let id = self.own(&caller, id.0).await?;
+        let delivery = unfinished(self.control.retry(caller.actor(), id).await?)?;
         Ok(RetryAnswer::Due(Json(explained(&self.control, delivery).await?)))
     }
 
@@ -131,10 +142,12 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/replay", method = "post", operation_id = "replayDelivery")]
     async fn replay(
         &self,
+        caller: Caller,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<ReplayAnswer, Problem> {
-        let accepted = self.control.replay(DeliveryId(id.0)).await.map_err(|error| match error {
+        let id = self.own(&caller, id.0).await?;
+        let accepted = self.control.replay(caller.actor(), id).await.map_err(|error| match error {
             IngestError::NotFound => Problem::no_delivery(),
             other => Problem::ingest(other),
         })?;
@@ -150,11 +163,22 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/skip", method = "post", operation_id = "skipDelivery")]
     async fn skip(
         &self,
+        caller: Caller,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<Json<Delivery>, Problem> {
-        let delivery = unfinished(self.control.skip(DeliveryId(id.0)).await?)?;
+        let id = self.own(&caller, id.0).await?;
+        let delivery = unfinished(self.control.skip(caller.actor(), id).await?)?;
         Ok(Json(explained(&self.control, delivery).await?))
+    }
+}
+
+impl Deliveries {
+    /// The delivery, where it is there for the caller.
+    async fn own(&self, caller: &Caller, id: Uuid) -> Result<DeliveryId, Problem> {
+        let id = DeliveryId(id);
+        check_delivery(&self.control, caller, id).await?;
+        Ok(id)
     }
 }
 

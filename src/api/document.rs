@@ -19,12 +19,16 @@ use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService, ServerObject};
 use serde_json::{Value, json};
 
+use super::audit::Audit;
+use super::cluster::Cluster;
 use super::deliveries::Deliveries;
 use super::ingest::Ingest;
+use super::keys::Keys;
 use super::problem::refusal::Methods;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::tenants::Tenants;
+use super::webhook_keys::WebhookKeys;
 
 const DESCRIPTION: &str = "A webhook is a promise: what you hand in arrives, once accepted, in order, at \
     the pace the other side can bear.\n\nEvents are handed in at `/ingest/{subscription_id}` and delivered \
@@ -84,7 +88,7 @@ fn embedded() -> String {
 /// The handlers' descriptions without the handlers, so that no database is needed.
 struct Described;
 
-type Api = (Subscriptions, Ingest, Deliveries, Tenants, Status);
+type Api = (Subscriptions, Ingest, Deliveries, Tenants, Keys, Audit, Cluster, WebhookKeys, Status);
 
 impl OpenApi for Described {
     fn meta() -> Vec<MetaApi> {

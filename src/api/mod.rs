@@ -2,9 +2,9 @@
 //!
 //! A request goes through [`server`] (connections, limits of heads and time), then the shell built
 //! here: errors become problems ([`problem`]), panics too, the host is checked where there
-//! are no keys, [`auth`] tells who calls, and a slash at the end of a path makes no difference. Then
-//! it meets its handler: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`], [`status`],
-//! [`documents`].
+//! are no keys, [`auth`] tells who calls by the [`keyring`], and a slash at the end of a path makes no difference. Then
+//! it meets its handler: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`], [`keys`], [`status`],
+//! [`documents`], [`webhook_keys`]. What is another tenant's is not there ([`scope`]).
 //!
 //! Handlers hold no state and decide nothing: they check what came in, ask
 //! [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the
@@ -15,21 +15,28 @@
 //! poem-openapi writes the document from the handlers and their types; [`document`] makes of it what
 //! generators of clients understand.
 
+mod audit;
 mod auth;
 mod body;
 mod change;
+mod cluster;
 mod deliveries;
 pub mod document;
 mod documents;
 mod host;
 mod ingest;
+mod keyring;
+mod keys;
 mod paging;
 mod problem;
 mod rate_limit;
+mod scope;
 pub mod server;
 mod status;
 mod subscriptions;
 mod tenants;
+pub mod tls;
+mod webhook_keys;
 mod words;
 
 use std::sync::Arc;
@@ -40,17 +47,22 @@ use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
 use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, Route, get};
 use poem_openapi::{OpenApiService, Tags};
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::api_key::KeyDigest;
 
 use crate::clock::Clock;
 use crate::dispatch::Control;
-pub use auth::KeyDigest;
+use audit::Audit;
+use cluster::Cluster;
 use deliveries::Deliveries;
 use ingest::Ingest;
+use keyring::Keyring;
+use keys::Keys;
 use problem::Problem;
 use problem::refusal::{Methods, to_response};
 use status::Status;
 use subscriptions::Subscriptions;
 use tenants::Tenants;
+use webhook_keys::WebhookKeys;
 
 /// How the API is set up.
 #[derive(Clone, Debug)]
@@ -59,8 +71,14 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// Which addresses subscriptions may name.
     pub guard: AddressGuard,
-    /// Sees and does everything; none: whoever reaches the server does.
+    /// Sees and does everything, beside the keys in the store.
     pub admin_key: Option<KeyDigest>,
+    /// Whether whoever reaches the server sees and does everything as long as there is no key.
+    pub may_be_open: bool,
+    /// Whether there is one in the store.
+    pub has_keys: bool,
+    /// Whether what calls is a proxy, which says who calls it in `X-Forwarded-For`.
+    pub behind_proxy: bool,
     /// Tells the time.
     pub clock: Clock,
 }
@@ -77,6 +95,12 @@ enum Tag {
     Deliveries,
     /// Customers on whose behalf subscriptions exist, and what each may use.
     Tenants,
+    /// API keys.
+    Keys,
+    /// Who changed what.
+    Audit,
+    /// The nodes, and what each does.
+    Cluster,
     /// What became of things.
     Status,
     /// Whether the server is there, and ready.
@@ -85,34 +109,39 @@ enum Tag {
 
 /// Every route of the API, with all that stands before it.
 pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+    let Settings { admin_key, may_be_open, has_keys, behind_proxy, clock, .. } = settings;
+    let keyring = Keyring::new(control.store().clone(), clock, admin_key, may_be_open, has_keys);
     let api = (
         Subscriptions { control: control.clone(), guard: settings.guard },
         Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max },
         Deliveries { control: control.clone() },
         Tenants { control: control.clone() },
-        Status { control, clock: settings.clock },
+        Keys { control: control.clone(), keyring: keyring.clone(), clock },
+        Audit { control: control.clone() },
+        Cluster { control: control.clone() },
+        WebhookKeys { control: control.clone(), clock },
+        Status { control, clock },
     );
     let routes = documents::routes()
         .at("/problems/:name", get(problem::pages::show))
         .nest("/", OpenApiService::new(api, "", ""));
-    shell(routes, settings.admin_key, document::methods())
+    shell(routes, keyring, behind_proxy, document::methods())
 }
 
 /// All that stands before the routes.
 fn shell(
     routes: Route,
-    admin_key: Option<KeyDigest>,
+    keyring: Keyring,
+    behind_proxy: bool,
     mut methods: Methods,
 ) -> impl Endpoint<Output = Response> {
     for path in documents::PATHS.iter().chain(&["/problems/{name}"]) {
         methods.add(path, vec![Method::GET]);
     }
     let methods = Arc::new(methods);
-    let keyless = admin_key.is_none();
     routes
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .around(move |next, request| auth::guard(next, admin_key.clone(), request))
-        .around(move |next, request| host::guard(next, keyless, request))
+        .around(move |next, request| auth::guard(next, keyring.clone(), behind_proxy, request))
         .with(CatchPanic::new().with_handler(|_| Problem::internal().into_response()))
         .around(move |next, request| answer(next, methods.clone(), request))
         .map_to_response()
@@ -143,6 +172,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+    use crate::store::{self, Store};
 
     #[handler]
     fn panics() {
@@ -154,7 +184,9 @@ mod tests {
         format!("{:?}", auth::Caller::of_request(request))
     }
 
-    fn client(admin_key: Option<&str>) -> TestClient<impl Endpoint<Output = Response>> {
+    async fn client(admin_key: Option<&str>) -> TestClient<impl Endpoint<Output = Response>> {
+        let store = Store::connect(&store::Settings::at("sqlite://:memory:".to_owned())).await.unwrap();
+        store.migrate_up().await.unwrap();
         let routes = documents::routes()
             .at("/problems/:name", get(problem::pages::show))
             .at("/panics", get(panics))
@@ -162,13 +194,14 @@ mod tests {
             .at("/ingest/:id", post(who));
         let mut methods = Methods::default();
         methods.add("/who", vec![Method::GET]);
-        TestClient::new(shell(routes, admin_key.map(KeyDigest::of), methods))
-            .default_header("host", "127.0.0.1:8000")
+        let admin_key = admin_key.map(|key| KeyDigest::of(key.as_bytes()));
+        let keyring = Keyring::new(store, Clock::system(), admin_key, true, false);
+        TestClient::new(shell(routes, keyring, false, methods)).default_header("host", "127.0.0.1:8000")
     }
 
     #[tokio::test]
     async fn whatever_is_refused_is_a_problem() {
-        let client = client(None);
+        let client = client(None).await;
         for (method, path, status, kind) in [
             (Method::GET, "/nowhere", 404, "not-found"),
             (Method::GET, "/", 404, "not-found"),
@@ -193,17 +226,19 @@ mod tests {
 
     #[tokio::test]
     async fn types_of_problems_lead_to_pages() {
-        let client = client(Some("key"));
+        let client = client(Some("key")).await;
         for &kind in problem::Kind::ALL {
             let answer = client.get(format!("/problems/{}/", kind.name())).send().await;
             answer.assert_status_is_ok();
             answer.assert_content_type("text/html; charset=utf-8");
+            let policy = answer.0.header("content-security-policy").unwrap();
+            assert!(policy.starts_with("default-src 'none'") && !policy.contains("script-src"), "{policy}");
         }
     }
 
     #[tokio::test]
     async fn keys_guard_all_but_the_public() {
-        let client = client(Some("key"));
+        let client = client(Some("key")).await;
         for (path, key, status) in [
             ("/who", None, 401),
             ("/who/", None, 401),
@@ -231,9 +266,9 @@ mod tests {
 
     #[tokio::test]
     async fn slashes_and_heads_make_no_difference() {
-        let client = client(None);
+        let client = client(None).await;
         for path in ["/who", "/who/", "//who//", "/who/?a=b"] {
-            client.get(path).send().await.assert_text("Admin").await;
+            client.get(path).send().await.assert_text("Known(Admin, Anyone)").await;
         }
         let answer = client.head("/who").send().await;
         answer.assert_status_is_ok();

@@ -5,6 +5,8 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use posthorn_domain::id::Sequence;
 use posthorn_domain::limits::{PAGE_LIMIT_MAX, PAGE_NUMBER_MAX};
 
+use uuid::Uuid;
+
 use super::problem::{Kind, Problem};
 
 /// `limit`: how many items at most, 1 to 100.
@@ -37,9 +39,22 @@ pub(super) fn write_cursor(last: Sequence) -> String {
 pub(super) fn read_cursor(text: &str) -> Result<Sequence, Problem> {
     let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
     let sequence = bytes.map(i64::from_be_bytes).filter(|&sequence| sequence > 0);
-    sequence.map(Sequence).ok_or_else(|| {
-        Problem::new(Kind::InvalidParameter, "cursor: expected the next_cursor of the page before")
-    })
+    sequence.map(Sequence).ok_or_else(not_a_cursor)
+}
+
+/// A cursor into what is listed by id: the last one of the page before.
+pub(super) fn write_id_cursor(last: Uuid) -> String {
+    URL_SAFE_NO_PAD.encode(last.as_bytes())
+}
+
+/// See [`write_id_cursor`].
+pub(super) fn read_id_cursor(text: &str) -> Result<Uuid, Problem> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).ok().and_then(|bytes| Uuid::from_slice(&bytes).ok());
+    bytes.ok_or_else(not_a_cursor)
+}
+
+fn not_a_cursor() -> Problem {
+    Problem::new(Kind::InvalidParameter, "cursor: expected the next_cursor of the page before")
 }
 
 #[cfg(test)]

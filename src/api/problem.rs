@@ -67,6 +67,8 @@ kinds! {
     InvalidParameter = BAD_REQUEST "invalid-parameter" "A parameter cannot be parsed",
     /// No API key, or one that nobody knows.
     ApiKeyRequired = UNAUTHORIZED "api-key-required" "An API key is required",
+    /// A valid key that may not do this.
+    Forbidden = FORBIDDEN "forbidden" "The API key may not do this",
     /// The ingest signature is missing, malformed or wrong.
     InvalidSignature = UNAUTHORIZED "invalid-signature" "The signature is missing or wrong",
     /// No such resource, or not this tenant's.
@@ -89,6 +91,8 @@ kinds! {
     InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
     /// The idempotency key was used with other bytes.
     KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
+    /// The address sent many keys that nobody knows.
+    TooManyGuesses = TOO_MANY_REQUESTS "too-many-wrong-keys" "Too many wrong API keys",
     /// The tenant handed in as much as its ingest limit allows.
     QuotaSpent = TOO_MANY_REQUESTS "quota-spent" "More events than the tenant may hand in",
     /// The subscription has as many unfinished deliveries as it may have.
@@ -196,6 +200,17 @@ impl Problem {
     pub(super) fn api_key_required() -> Self {
         Self::new(Kind::ApiKeyRequired, "send a valid API key as Authorization: Bearer <key>")
             .challenge("Bearer")
+    }
+
+    /// A valid key that may not do this.
+    pub(super) fn forbidden() -> Self {
+        Self::new(Kind::Forbidden, "this needs an admin's API key, and the one sent is a tenant's")
+    }
+
+    /// Keys are not looked up for a while.
+    pub(super) fn too_many_guesses(wait: Duration) -> Self {
+        let detail = "this address sent many wrong API keys; send the right one after Retry-After";
+        Self::new(Kind::TooManyGuesses, detail).retry_after(wait)
     }
 
     /// An event from somebody without an API key, whom no signature speaks for either.

@@ -8,10 +8,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Tag;
+use super::auth::Caller;
 use super::body::Json;
 use super::deliveries::{Delivery, DeliveryAttempt, explained};
 use super::paging::check_limit;
 use super::problem::Problem;
+use super::scope::check_delivery;
 use super::words::Time;
 use crate::clock::Clock;
 use crate::dispatch::Control;
@@ -129,10 +131,12 @@ impl Status {
     )]
     async fn delivery(
         &self,
+        caller: Caller,
         /// The delivery.
         delivery_id: Path<Uuid>,
     ) -> Result<Json<DeliveryStatus>, Problem> {
         let id = DeliveryId(delivery_id.0);
+        check_delivery(&self.control, &caller, id).await?;
         let store = self.control.store();
         let delivery = store.delivery(id).await?.ok_or_else(Problem::no_delivery)?;
         let attempts = store.attempts_of_delivery(id).await?.into_iter().map(DeliveryAttempt::from).collect();
@@ -148,6 +152,7 @@ impl Status {
     )]
     async fn attempts(
         &self,
+        caller: Caller,
         /// The subscription.
         subscription_id: Path<Uuid>,
         /// Attempts in the list; 20 where left out.
@@ -155,26 +160,41 @@ impl Status {
     ) -> Result<Json<Vec<DeliveryAttempt>>, Problem> {
         let id = SubscriptionId(subscription_id.0);
         let limit = check_limit(limit.0, ATTEMPTS_LIMIT_DEFAULT)?;
-        self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
+        let subscription = self.control.subscription(id).await?;
+        subscription.filter(|found| caller.sees(&found.tenant)).ok_or_else(Problem::no_subscription)?;
         let attempts = self.control.store().attempts_of_subscription(id, limit).await?;
         Ok(Json(attempts.into_iter().map(DeliveryAttempt::from).collect()))
     }
 
     /// Show the system at a glance
+    ///
+    /// To a tenant's key: what is that tenant's.
     #[oai(path = "/status/stats", method = "get", operation_id = "getSystemStats", tag = "Tag::Status")]
-    async fn stats(&self) -> Result<Json<SystemStats>, Problem> {
-        Ok(Json(self.control.store().stats(self.clock.now()).await?.into()))
+    async fn stats(&self, caller: Caller) -> Result<Json<SystemStats>, Problem> {
+        let (store, now) = (self.control.store(), self.clock.now());
+        let stats = match caller.tenant() {
+            None => store.stats(now).await?,
+            Some(tenant) => store.stats_of_tenant(tenant, now).await?,
+        };
+        Ok(Json(stats.into()))
     }
 
     /// List what happened lately, the newest first
+    ///
+    /// To a tenant's key: to that tenant's subscriptions.
     #[oai(path = "/status/activity", method = "get", operation_id = "listActivity", tag = "Tag::Status")]
     async fn activity(
         &self,
+        caller: Caller,
         /// Items in the list; 5 where left out.
         limit: Query<Option<i64>>,
     ) -> Result<Json<Vec<ActivityItem>>, Problem> {
         let limit = check_limit(limit.0, ACTIVITY_LIMIT_DEFAULT)?;
-        let items = self.control.store().activity(limit).await?;
+        let store = self.control.store();
+        let items = match caller.tenant() {
+            None => store.activity(limit).await?,
+            Some(tenant) => store.activity_of_tenant(tenant, limit).await?,
+        };
         Ok(Json(items.into_iter().map(ActivityItem::from).collect()))
     }
 }

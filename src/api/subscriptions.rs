@@ -12,13 +12,15 @@ use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
 
 use super::Tag;
+use super::auth::Caller;
 use super::body::Json;
 use super::ingest::AcceptedAnswer;
 use super::paging::{check_limit, check_page};
 use super::problem::{Kind, Problem};
+use super::scope::check_subscription;
 use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
-use crate::store::{SubscriptionFilter, SubscriptionView};
+use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
 use check::Change;
 use input::{SubscriptionCreate, SubscriptionUpdate};
 use view::{CreatedSubscription, PaginatedSubscriptions, SigningSecret, Subscription};
@@ -56,9 +58,12 @@ impl Subscriptions {
     ///
     /// The answer to the creation alone also shows the signing secret.
     #[oai(path = "/subscriptions", method = "post", operation_id = "createSubscription")]
-    async fn create(&self, body: Json<SubscriptionCreate>) -> Result<CreateAnswer, Problem> {
-        let (tenant, config) = check::creation(body.0, &self.guard)?;
-        let view = self.control.create(tenant, config).await?;
+    async fn create(&self, caller: Caller, body: Json<SubscriptionCreate>) -> Result<CreateAnswer, Problem> {
+        let (tenant, config) = check::creation(body.0, caller.tenant(), &self.guard)?;
+        if !caller.sees(&tenant) {
+            return Err(Problem::forbidden());
+        }
+        let view = self.control.create(caller.actor(), tenant, config).await?;
         let location = format!("/subscriptions/{}", view.subscription.id);
         let signing_secret = view.subscription.signing.current.expose();
         Ok(CreateAnswer::Created(
@@ -71,6 +76,7 @@ impl Subscriptions {
     #[oai(path = "/subscriptions", method = "get", operation_id = "listSubscriptions")]
     async fn list(
         &self,
+        caller: Caller,
         /// Which page, from 1; 1 where left out.
         page: Query<Option<i64>>,
         /// Subscriptions on a page; 10 where left out.
@@ -82,8 +88,13 @@ impl Subscriptions {
     ) -> Result<Json<PaginatedSubscriptions>, Problem> {
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.as_deref().map(parse_tenant).transpose()?;
-        let filter = SubscriptionFilter { tenant, status: status.0.map(|word| word.0) };
-        let found = self.control.store().list_subscriptions(&filter, page, limit).await?;
+        let found = if tenant.as_ref().is_none_or(|tenant| caller.sees(tenant)) {
+            let tenant = tenant.or_else(|| caller.tenant().cloned());
+            let filter = SubscriptionFilter { tenant, status: status.0.map(|word| word.0) };
+            self.control.store().list_subscriptions(&filter, page, limit).await?
+        } else {
+            SubscriptionPage::default()
+        };
         Ok(Json(PaginatedSubscriptions {
             items: found.items.into_iter().map(|view| self.seen(view)).collect(),
             total: found.total,
@@ -97,10 +108,12 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "get", operation_id = "getSubscription")]
     async fn show(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        self.shown(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        self.shown(self.control.store().subscription_view(id).await?)
     }
 
     /// Change a subscription
@@ -110,15 +123,16 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "put", operation_id = "updateSubscription")]
     async fn update(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
         body: Json<SubscriptionUpdate>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = SubscriptionId(id.0);
+        let id = self.own(&caller, id.0).await?;
         let change = Change::check(body.0, &self.guard)?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
-        self.shown(self.control.update(id, |config| change.apply(config)).await?)
+        self.shown(self.control.update(caller.actor(), id, |config| change.apply(config)).await?)
     }
 
     /// Delete a subscription
@@ -128,10 +142,12 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "deleteSubscription")]
     async fn delete(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<DeleteAnswer, Problem> {
-        let deleted = self.control.delete(SubscriptionId(id.0)).await?;
+        let id = self.own(&caller, id.0).await?;
+        let deleted = self.control.delete(caller.actor(), id).await?;
         deleted.then_some(DeleteAnswer::Deleted).ok_or_else(Problem::no_subscription)
     }
 
@@ -141,10 +157,12 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pauseSubscription")]
     async fn pause(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        self.changed(self.control.pause(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        self.changed(self.control.pause(caller.actor(), id).await?)
     }
 
     /// Resume a paused subscription
@@ -153,30 +171,36 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resumeSubscription")]
     async fn resume(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        self.changed(self.control.resume(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        self.changed(self.control.resume(caller.actor(), id).await?)
     }
 
     /// Enable a disabled subscription
     #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enableSubscription")]
     async fn enable(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        self.changed(self.control.enable(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        self.changed(self.control.enable(caller.actor(), id).await?)
     }
 
     /// Show the signing secret
     #[oai(path = "/subscriptions/:id/signing-secret", method = "get", operation_id = "getSigningSecret")]
     async fn signing_secret(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<SigningSecret>, Problem> {
-        secret(self.control.store().subscription_view(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        secret(self.control.store().subscription_view(id).await?)
     }
 
     /// Replace the signing secret
@@ -189,10 +213,12 @@ impl Subscriptions {
     )]
     async fn rotate(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<SigningSecret>, Problem> {
-        secret(self.control.rotate_signing_secret(SubscriptionId(id.0)).await?)
+        let id = self.own(&caller, id.0).await?;
+        secret(self.control.rotate_signing_secret(caller.actor(), id).await?)
     }
 
     /// Send a test event
@@ -201,15 +227,24 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/test", method = "post", operation_id = "sendTestEvent")]
     async fn test(
         &self,
+        caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<AcceptedAnswer, Problem> {
-        let accepted = self.control.send_test(SubscriptionId(id.0)).await.map_err(Problem::ingest)?;
+        let id = self.own(&caller, id.0).await?;
+        let accepted = self.control.send_test(id).await.map_err(Problem::ingest)?;
         Ok(AcceptedAnswer::new(accepted))
     }
 }
 
 impl Subscriptions {
+    /// The subscription, where it is there for the caller.
+    async fn own(&self, caller: &Caller, id: Uuid) -> Result<SubscriptionId, Problem> {
+        let id = SubscriptionId(id);
+        check_subscription(&self.control, caller, id).await?;
+        Ok(id)
+    }
+
     fn seen(&self, view: SubscriptionView) -> Subscription {
         let limit = self.control.in_flight_limit(&view.subscription);
         Subscription::new(view, limit)

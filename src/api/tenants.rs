@@ -10,9 +10,10 @@ use posthorn_domain::tenant::{self, TenantSettings};
 use serde::{Deserialize, Serialize};
 
 use super::Tag;
+use super::auth::Caller;
 use super::body::Json;
 use super::change::{field, object, set, within};
-use super::problem::{Faults, Problem};
+use super::problem::{Faults, Kind, Problem};
 use super::rate_limit::{RateLimit, check_rate_limit};
 use super::words::TenantName;
 use crate::dispatch::Control;
@@ -56,13 +57,17 @@ struct TenantUpdate {
 impl Tenants {
     /// Show what a tenant may use
     ///
-    /// Every name is a tenant; one that nobody configured has no limits.
+    /// Every name is a tenant; one that nobody configured has no limits. A tenant's key sees its own.
     #[oai(path = "/tenants/:tenant", method = "get", operation_id = "getTenant")]
     async fn show(
         &self,
+        caller: Caller,
         /// The tenant's name.
         tenant: Path<TenantName>,
     ) -> Result<Json<Tenant>, Problem> {
+        if !caller.sees(&tenant.0.0) {
+            return Err(Problem::new(Kind::NotFound, "there is no tenant of this name"));
+        }
         let settings = self.control.store().tenant_settings(&tenant.0.0).await?;
         Ok(Json(Tenant::new(&tenant.0.0, settings)))
     }
@@ -74,13 +79,18 @@ impl Tenants {
     #[oai(path = "/tenants/:tenant", method = "put", operation_id = "updateTenant")]
     async fn update(
         &self,
+        caller: Caller,
         /// The tenant's name.
         tenant: Path<TenantName>,
         body: Json<TenantUpdate>,
     ) -> Result<Json<Tenant>, Problem> {
+        caller.check_admin()?;
         let change = Change::check(body.0)?;
         let name = tenant.0.0;
-        let settings = self.control.update_tenant(name.clone(), |settings| change.apply(settings)).await?;
+        let settings = self
+            .control
+            .update_tenant(caller.actor(), name.clone(), |settings| change.apply(settings))
+            .await?;
         Ok(Json(Tenant::new(&name, settings)))
     }
 }

@@ -13,7 +13,7 @@ use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseRe
 use posthorn_domain::limits::TENANT_CHARS_MAX;
 use posthorn_domain::tenant::{Tenant, TenantError};
 use posthorn_domain::time::Timestamp;
-use posthorn_domain::{delivery, subscription};
+use posthorn_domain::{audit, delivery, subscription};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
@@ -119,6 +119,10 @@ words! {
     SubscriptionStatus of subscription::SubscriptionStatus;
     /// Why a subscription is not active, where no person wished it.
     StatusReason of subscription::StatusReason;
+    /// What was done.
+    AuditAction of audit::Action;
+    /// By which right: `anyone` (the server had no API key), `admin_key` (that of the configuration), `api_key`, `command` (from the command line, beside the service).
+    ActorKind of audit::ActorKind;
     /// What becomes of a subscription whose delivery used up its retries: `continue` (the delivery ends `failed`), `pause`.
     OnExhausted of subscription::OnExhausted;
 }

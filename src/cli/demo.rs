@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::listen::line;
 use super::receiver::{Options, Receiver};
 use crate::app::App;
-use crate::config::{Config, Profile};
+use crate::config::{Address, Config, Profile};
 use crate::telemetry;
 
 /// See it work: serve, receive, and send a handful of events through, one of which fails at first.
@@ -62,7 +62,7 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
 async fn serve(folder: &Folder) -> Result<App, String> {
     let mut config = Config::load().map_err(|error| error.to_string())?;
     config.profile = Profile::Development;
-    config.database_url = format!("sqlite://{}", folder.0.join("posthorn.db").display());
+    config.database_url = Address(format!("sqlite://{}", folder.0.join("posthorn.db").display()));
     config.admin_key = None;
     config.allowed_private_networks = vec![std::net::IpAddr::from([127, 0, 0, 1]).into()];
     config.retry_delay = RETRY_DELAY;

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use crate::app;
 use crate::config::Config;
 use crate::store::{self, Store};
 
@@ -32,7 +33,7 @@ pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
 }
 
 async fn migrate(step: Step, config: &Config) -> Result<(), store::Error> {
-    let store = Store::connect(&store::Settings { url: config.database_url.clone() }).await?;
+    let store = Store::connect(&app::store_settings(config)).await?;
     match step {
         Step::Up => {
             let _lock = store.lock_instance().await?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat};
 use ipnet::IpNet;
+use posthorn_domain::encryption_key::EncryptionKey;
 
 use super::Error;
 
@@ -108,6 +109,12 @@ impl Reader {
             let duration = Duration::try_from_secs_f64(number * seconds_of_unit).ok()?;
             (min..=max).contains(&duration).then_some(duration)
         })
+    }
+
+    /// Errors do not repeat it.
+    pub(super) fn encryption_key(&self, name: &str) -> Result<Option<EncryptionKey>, Error> {
+        let key = self.value(name).map(|text| EncryptionKey::parse(&text)).transpose();
+        key.map_err(|error| Error(format!("{name}: {error}")))
     }
 
     pub(super) fn networks(&self, name: &str) -> Result<Vec<IpNet>, Error> {

@@ -20,11 +20,11 @@ use super::tenants::TenantState;
 
 impl TenantLimits for TenantState {
     fn in_flight_max(&self) -> Option<u32> {
-        self.settings().max_in_flight
+        Self::in_flight_max(self)
     }
 
     fn take_turn(&self, now: Instant) -> Result<(), Instant> {
-        self.rate.take(now)
+        Self::take_turn(self, now)
     }
 }
 
@@ -128,6 +128,12 @@ impl Admission {
     /// A tenant's limits were changed.
     pub(super) fn changed(self: &Arc<Self>, tenant: &Tenant) {
         self.state().places.changed(tenant);
+        self.hand_out();
+    }
+
+    /// All tenants' limits were changed.
+    pub(super) fn all_changed(self: &Arc<Self>) {
+        self.state().places.all_changed();
         self.hand_out();
     }
 

@@ -2,9 +2,10 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
+use posthorn_domain::cluster::{Slot, Standing};
 use posthorn_domain::id::AttemptNumber;
 use posthorn_domain::lane::{Ticket, Verdict};
 use posthorn_domain::subscription::Subscription;
@@ -20,6 +21,9 @@ use crate::store::outcomes::Started;
 
 /// A request that takes longer is marked `processing`; a shorter one costs no extra write.
 const MARKED_AFTER: Duration = Duration::from_millis(50);
+
+/// When the leases are looked at again.
+const LEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// How an attempt ended.
 pub(super) struct Attempted {
@@ -90,12 +94,15 @@ async fn send(
     let Some(payload) = payload(parts, ticket).await else {
         return Attempted::unsent("payload missing");
     };
+    may_send(parts, Slot::of(subscription.id)).await;
     let config = &subscription.config;
     let request = Request {
         target: &config.target,
         headers: &config.headers,
         secret_key: config.secret_key.as_ref(),
         signing: &subscription.signing,
+        asymmetric_signature: config.asymmetric_signature,
+        client_certificate: config.client_certificate.as_ref(),
         delivery_id: ticket.id,
         sequence: ticket.sequence,
         attempt: number,
@@ -110,9 +117,19 @@ async fn send(
     if let Ok(reply) = timeout(MARKED_AFTER, &mut sending).await {
         return reply.into();
     }
+    let slot = Slot::of(subscription.id);
+    let Some(epoch) = parts.leases.epoch(slot) else { return sending.await.into() };
     // Only a mark for those who look: nothing depends on it.
-    parts.outcomes.push(Item::Started(Started { delivery_id: ticket.id, number }));
+    parts.outcomes.push(Item::Started(Started { delivery_id: ticket.id, number, slot, epoch }));
     sending.await.into()
+}
+
+/// Waits until the node may send for the slot: since it was asked, the process may have stood still, and
+/// another node have taken over. Then this is broken off, with its lane.
+async fn may_send(parts: &Parts, slot: Slot) {
+    while parts.leases.standing(Instant::now()) != Standing::Valid || parts.leases.epoch(slot).is_none() {
+        tokio::time::sleep(LEASE_PAUSE).await;
+    }
 }
 
 /// The payload; waits for the store where that is away, as an attempt not made costs no retry.

@@ -4,10 +4,14 @@
 //! put to sleep: all that is kept of it is when to wake it. What happens to one that has neither
 //! actor nor sleep needs an actor only where something is to be sent; the actor reads the rest.
 
-use std::collections::{BTreeSet, HashMap};
+mod search;
+mod slots;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::lane::{Held, Queued};
 use posthorn_domain::places::Claim;
@@ -15,12 +19,13 @@ use posthorn_domain::tenant::Tenant;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::error;
 
 use super::Parts;
 use super::admission::Invitation;
 use super::backoff::doubled;
 use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
+use crate::store::lanes::WithWork;
 
 /// Lanes found by one step of the search at the start.
 const SEARCH_STEP: usize = 256;
@@ -38,7 +43,7 @@ const RESTART_FORGIVEN: Duration = Duration::from_mins(5);
 /// What the dispatcher is told.
 pub(super) enum DispatcherMsg {
     /// Deliveries were accepted and committed.
-    Accepted(Vec<(SubscriptionId, Queued)>),
+    Accepted(Vec<(SubscriptionId, Tenant, Queued)>),
     /// A subscription was changed.
     Changed(SubscriptionId, Box<Changed>),
     /// Somebody ended a delivery.
@@ -53,8 +58,21 @@ pub(super) enum DispatcherMsg {
     Opened(SubscriptionId),
     /// An actor that got so many messages offers to leave.
     Idle { id: SubscriptionId, actor: ActorId, seen: u64, rest: Rest },
-    /// Subscriptions with work, as the search at the start found them.
-    Found(Vec<(SubscriptionId, Tenant)>),
+    /// Lanes with work, as the search of that number found them.
+    Found(u64, Vec<WithWork>),
+    /// Deliveries up to these numbers were accepted by another node, or for a lane that was elsewhere.
+    Stored(Vec<(SubscriptionId, Sequence)>),
+    /// A subscription was changed by somebody else.
+    Refresh(SubscriptionId),
+    /// Something may have been missed: look for all that has work.
+    LookAgain,
+    /// These slots are this node's from now on.
+    Acquired(Vec<Slot>),
+    /// These are to be handed over: nothing more starts, and [`Membership::drained`] is told once nothing of
+    /// them is left.
+    HandOver(Vec<Slot>),
+    /// These may be another node's by now: what is in flight is broken off.
+    Lost(Vec<Slot>),
     /// Look at the sleepers.
     Wake,
     #[cfg(test)]
@@ -64,7 +82,7 @@ pub(super) enum DispatcherMsg {
 /// How a subscription goes on whose actor leaves.
 pub(super) enum Rest {
     /// There is nothing to do before `until`, nor when something is accepted if it is `deaf`.
-    Asleep { until: Option<Instant>, deaf: bool },
+    Asleep { until: Option<Instant>, deaf: bool, last: Sequence },
     /// It waits for a place, outside of memory.
     Outside(Tenant, Claim),
 }
@@ -98,9 +116,17 @@ pub(super) struct State {
     failures: HashMap<SubscriptionId, Failures>,
     /// Actors that are still reading their subscription.
     opening: usize,
-    /// The search at the start, and where it has got to; none once it is done.
+    /// The search for lanes with work, and where it has got to; none while there is none.
     search: Option<Search>,
+    /// Searches that were begun.
+    searches: u64,
+    /// Slots whose lanes run here.
+    served: BTreeSet<Slot>,
+    /// Slots whose lanes are finishing, with how many are left.
+    leaving: BTreeMap<Slot, usize>,
     waking: bool,
+    /// Lanes with work were passed over, so that another search is due.
+    missed: bool,
 }
 
 struct Busy {
@@ -117,6 +143,8 @@ struct Sleep {
     deaf: bool,
     /// Its actor died: nothing wakes it before its time, and then it reads what it missed.
     resting: bool,
+    /// The highest number of a delivery that its lane had heard of.
+    last: Sequence,
 }
 
 struct Failures {
@@ -125,6 +153,10 @@ struct Failures {
 }
 
 struct Search {
+    /// What one that was given up has found may still be on its way.
+    number: u64,
+    /// For slots that were just acquired, so that its end is news.
+    news: bool,
     after: Option<SubscriptionId>,
     step: Option<AbortOnDropHandle<()>>,
 }
@@ -150,10 +182,16 @@ impl Actor for Dispatcher {
             alarms: BTreeSet::new(),
             failures: HashMap::new(),
             opening: 0,
-            search: Some(Search { after: None, step: None }),
+            search: None,
+            searches: 0,
+            served: BTreeSet::new(),
+            leaving: BTreeMap::new(),
             waking: false,
+            missed: false,
         };
-        state.search_on(&myself);
+        // One that comes after one that died takes over what is held.
+        let held: Vec<_> = state.parts.leases.held().into_iter().map(|(slot, _)| slot).collect();
+        state.acquired(&myself, held);
         Ok(state)
     }
 
@@ -165,8 +203,14 @@ impl Actor for Dispatcher {
     ) -> Result<(), ActorProcessingErr> {
         match message {
             DispatcherMsg::Accepted(deliveries) => {
-                for (id, queued) in deliveries {
-                    if !state.sleepers.get(&id).is_some_and(|sleep| sleep.deaf) {
+                for (id, tenant, queued) in deliveries {
+                    if state.sleepers.get(&id).is_some_and(|sleep| sleep.deaf) {
+                        continue;
+                    }
+                    if state.is_busy_opening(id) {
+                        state.forget_sleep(id);
+                        state.put_outside(&myself, id, tenant, Claim::First);
+                    } else {
                         state.send(&myself, id, LaneMsg::Accepted(queued)).await;
                     }
                 }
@@ -189,7 +233,7 @@ impl Actor for Dispatcher {
             DispatcherMsg::Deleted(id) => {
                 state.forget_sleep(id);
                 if state.lanes.contains_key(&id) {
-                    state.send(&myself, id, LaneMsg::Deleted).await;
+                    state.send(&myself, id, LaneMsg::Close).await;
                 }
             }
             DispatcherMsg::Opened(id) => {
@@ -200,7 +244,30 @@ impl Actor for Dispatcher {
                 state.start_more(&myself).await;
             }
             DispatcherMsg::Idle { id, actor, seen, rest } => state.idle(&myself, id, actor, seen, rest),
-            DispatcherMsg::Found(found) => state.found(&myself, found).await,
+            DispatcherMsg::Found(search, found) => state.found(&myself, search, found).await,
+            DispatcherMsg::Stored(lanes) => {
+                for (id, last) in lanes {
+                    if state.sleepers.get(&id).is_some_and(|sleep| sleep.deaf) {
+                        continue;
+                    }
+                    if state.is_busy_opening(id) {
+                        // Whose it is was not said; a search finds out.
+                        state.missed = true;
+                        state.look_soon(&myself);
+                    } else {
+                        state.send(&myself, id, LaneMsg::Stored(last)).await;
+                    }
+                }
+            }
+            DispatcherMsg::Refresh(id) => {
+                if state.concerns(id) {
+                    state.send(&myself, id, LaneMsg::Refresh).await;
+                }
+            }
+            DispatcherMsg::LookAgain => state.look_again(&myself, false),
+            DispatcherMsg::Acquired(slots) => state.acquired(&myself, slots),
+            DispatcherMsg::HandOver(slots) => state.hand_over(&slots),
+            DispatcherMsg::Lost(slots) => state.lose(&slots),
             DispatcherMsg::Wake => state.wake(&myself).await,
             #[cfg(test)]
             DispatcherMsg::Panic(id) => state.send(&myself, id, LaneMsg::Panic).await,
@@ -229,12 +296,22 @@ impl State {
         self.lanes.contains_key(&id) || self.sleepers.contains_key(&id)
     }
 
+    /// Whether a lane that is served here has no actor and should not get one now: so many are being read
+    /// that it would only wait for its turn in memory.
+    fn is_busy_opening(&self, id: SubscriptionId) -> bool {
+        self.opening >= OPENING_MAX && !self.lanes.contains_key(&id) && self.served.contains(&Slot::of(id))
+    }
+
     /// Passes a message on, to a new actor where there is none.
     async fn send(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, message: LaneMsg) {
         if self.sleepers.get(&id).is_some_and(|sleep| sleep.resting) {
             return;
         }
         if !self.lanes.contains_key(&id) {
+            // Whoever serves it finds it in the store.
+            if !self.served.contains(&Slot::of(id)) {
+                return;
+            }
             self.start(myself, id, None).await;
         }
         if let Some(busy) = self.lanes.get_mut(&id)
@@ -285,8 +362,11 @@ impl State {
         }
         self.gone(actor);
         match rest {
-            Rest::Asleep { until: None, deaf: false } => {}
-            Rest::Asleep { until, deaf } => self.sleep(myself, id, Sleep { until, deaf, resting: false }),
+            _ if !self.served.contains(&Slot::of(id)) => {}
+            Rest::Asleep { until: None, deaf: false, .. } => {}
+            Rest::Asleep { until, deaf, last } => {
+                self.sleep(myself, id, Sleep { until, deaf, resting: false, last });
+            }
             Rest::Outside(tenant, claim) => self.put_outside(myself, id, tenant, claim),
         }
     }
@@ -299,7 +379,7 @@ impl State {
         tenant: Tenant,
         claim: Claim,
     ) {
-        self.sleepers.insert(id, Sleep { until: None, deaf: true, resting: false });
+        self.sleepers.insert(id, Sleep { until: None, deaf: true, resting: false, last: Sequence::ZERO });
         self.parts.admission.put_outside(tenant, claim, id);
         self.look_soon(myself);
     }
@@ -309,6 +389,14 @@ impl State {
         let Some(id) = self.by_actor.remove(&actor) else { return };
         if self.lanes.remove(&id).is_some_and(|busy| !busy.opened) {
             self.opening = self.opening.saturating_sub(1);
+        }
+        let slot = Slot::of(id);
+        if let Some(left) = self.leaving.get_mut(&slot) {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                self.leaving.remove(&slot);
+                self.parts.membership.drained(slot);
+            }
         }
     }
 
@@ -328,7 +416,13 @@ impl State {
     }
 
     fn rest(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, until: Instant) {
-        self.sleep(myself, id, Sleep { until: Some(until), deaf: true, resting: true });
+        if self.served.contains(&Slot::of(id)) {
+            self.sleep(
+                myself,
+                id,
+                Sleep { until: Some(until), deaf: true, resting: true, last: Sequence::ZERO },
+            );
+        }
     }
 
     fn sleep(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, sleep: Sleep) {
@@ -355,7 +449,10 @@ impl State {
     async fn wake(&mut self, myself: &ActorRef<DispatcherMsg>) {
         self.start_more(myself).await;
         self.waking = false;
-        if !self.alarms.is_empty() || !self.parts.admission.is_empty_outside() {
+        if self.search.is_none() && self.opening < OPENING_MAX && std::mem::take(&mut self.missed) {
+            self.look_again(myself, false);
+        }
+        if self.missed || !self.alarms.is_empty() || !self.parts.admission.is_empty_outside() {
             self.look_soon(myself);
         }
     }
@@ -378,42 +475,5 @@ impl State {
                 self.start(myself, id, Some(invitation)).await;
             }
         }
-    }
-
-    /// Looks for the next lanes with work.
-    fn search_on(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let Some(search) = &mut self.search else { return };
-        if search.step.is_some() {
-            return;
-        }
-        let (parts, after, myself) = (Arc::clone(&self.parts), search.after, myself.clone());
-        search.step = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                match parts.store.lanes_with_work(after, SEARCH_STEP).await {
-                    Ok(found) => {
-                        let _ = myself.cast(DispatcherMsg::Found(found));
-                        return;
-                    }
-                    Err(error) => warn!(%error, "lanes with work could not be read yet"),
-                }
-                tokio::time::sleep(RESTART_PAUSE).await;
-            }
-        })));
-    }
-
-    async fn found(&mut self, myself: &ActorRef<DispatcherMsg>, found: Vec<(SubscriptionId, Tenant)>) {
-        let Some(&(last, _)) = found.last() else {
-            self.search = None;
-            info!(busy = self.lanes.len(), asleep = self.sleepers.len(), "all that was unfinished goes on");
-            return;
-        };
-        for (id, tenant) in found {
-            if !self.concerns(id) {
-                self.put_outside(myself, id, tenant, Claim::First);
-            }
-        }
-        self.search = Some(Search { after: Some(last), step: None });
-        self.search_on(myself);
-        self.start_more(myself).await;
     }
 }

@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::lane::{Queued, Ticket};
+use posthorn_domain::tenant::Tenant;
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
@@ -22,6 +24,7 @@ use super::backoff::Backoff;
 use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
 use crate::store::intake::{Answer, Intake, IntakeWriter};
+use crate::store::notices::Notice;
 use crate::store::{Error, Payload};
 
 /// Events that wait for the writer: some ten batches.
@@ -42,6 +45,8 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// An event on its way in, with whoever waits for the answer.
 struct Item {
     intake: Intake,
+    /// Its subscription's.
+    tenant: Tenant,
     reply: oneshot::Sender<Result<Submitted, IngestError>>,
     /// Its share of the queue's bytes; given back with the answer.
     bytes: OwnedSemaphorePermit,
@@ -72,12 +77,12 @@ impl IngestQueue {
     /// Hands an event in and waits until it is stored or refused.
     ///
     /// May be dropped: the event is then stored or not, and nobody hears of it.
-    pub(super) async fn submit(&self, intake: Intake) -> Result<Submitted, IngestError> {
+    pub(super) async fn submit(&self, intake: Intake, tenant: Tenant) -> Result<Submitted, IngestError> {
         let busy = || IngestError::Busy { retry_after: RETRY_AFTER };
         let size = u32::try_from(intake.payload.len()).map_err(|_| busy())?;
         let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| busy())?;
         let (reply, answer) = oneshot::channel();
-        self.items.try_send(Item { intake, reply, bytes }).map_err(|_| busy())?;
+        self.items.try_send(Item { intake, tenant, reply, bytes }).map_err(|_| busy())?;
         // Without an answer the writer died with the batch: it may have been stored.
         answer.await.unwrap_or(Err(IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }))
     }
@@ -127,11 +132,15 @@ fn take_batch(queue: &mut Vec<Item>) -> Vec<Item> {
 
 /// Stores a batch and answers everyone who waits for it.
 async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
-    let (intakes, replies): (Vec<Intake>, Vec<_>) =
-        batch.into_iter().map(|item| (item.intake, (item.reply, item.bytes))).unzip();
+    let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
+        batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply, item.bytes))).unzip();
+    for intake in &mut intakes {
+        intake.elsewhere = !parts.leases.serves(Slot::of(intake.subscription_id));
+    }
     let answers = store(parts, writer, &intakes).await;
     let mut stored = Vec::with_capacity(intakes.len());
-    for ((intake, answer), (reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
+    let mut moved = Vec::new();
+    for ((intake, answer), (tenant, reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
         let answer = match answer {
             Ok(Answer::BacklogFull) => {
                 let _ = reply.send(Ok(Submitted::BacklogFull(Box::new(intake))));
@@ -140,18 +149,32 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
             answer => answer,
         };
         if let Ok(Answer::Stored(sequence)) = answer {
+            let id = intake.subscription_id;
+            if !parts.leases.serves(Slot::of(id)) {
+                // Its slot went while the event was being stored: whoever has it now was not told.
+                moved.extend((!intake.elsewhere).then_some((id, sequence)));
+                let _ = reply.send(answer.map(Submitted::Answered));
+                drop(bytes);
+                continue;
+            }
             let payload = Payload { content_type: intake.content_type, bytes: intake.payload };
             parts.caches.keep_payload(intake.event_id, payload).await;
             let ticket =
                 Ticket { id: intake.delivery_id, event_id: intake.event_id, replay_of: None, sequence };
             stored.push((
-                intake.subscription_id,
+                id,
+                tenant,
                 Queued { ticket, key: intake.ordering_key, attempt_count: 0, retry_base: 0, due: None },
             ));
         }
         // A client that left waits for nothing.
         let _ = reply.send(answer.map(Submitted::Answered));
         drop(bytes);
+    }
+    if !moved.is_empty()
+        && let Err(error) = parts.store.tell(&Notice::Accepted(moved)).await
+    {
+        warn!(%error, "another node could not be told of events; it finds them later");
     }
     if !stored.is_empty() {
         parts.dispatcher.tell(DispatcherMsg::Accepted(stored));

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::cluster::Slot;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
@@ -18,6 +19,10 @@ pub(super) async fn run(parts: Arc<Parts>) {
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         rounds.tick().await;
+        // One of the nodes is enough.
+        if !parts.leases.serves(Slot(0)) {
+            continue;
+        }
         match clean(&parts).await {
             Ok(0) => {}
             Ok(deliveries) => info!(deliveries, "removed old deliveries"),
@@ -43,6 +48,9 @@ async fn clean(parts: &Parts) -> Result<u64, Error> {
         sleep(PAUSE).await;
     }
     while parts.store.remove_deleted_subscriptions().await? > 0 {
+        sleep(PAUSE).await;
+    }
+    while parts.store.remove_audit(now.minus(parts.settings.audit_retention)).await? > 0 {
         sleep(PAUSE).await;
     }
     parts.store.fold_stats(now).await?;

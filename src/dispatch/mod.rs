@@ -16,18 +16,23 @@
 //! An actor that panics is rebuilt from the store alone, after a delay that grows with each time.
 
 mod admission;
+mod arrivals;
 mod attempt;
 mod backlogs;
 mod backoff;
 mod control;
 mod dispatcher;
+mod ears;
 mod ingest_writer;
 mod janitor;
 #[cfg(test)]
 mod laws;
+mod leases;
 mod limits;
+mod membership;
 mod outcome_writer;
 mod pace;
+mod quota;
 mod root;
 mod subscription;
 mod tenants;
@@ -50,10 +55,13 @@ pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
 pub use root::Dispatch;
 
 use admission::Admission;
+use arrivals::Arrivals;
 use backlogs::Backlogs;
 use dispatcher::DispatcherLink;
 use ingest_writer::IngestQueue;
+use leases::Leases;
 use limits::Limits;
+use membership::Membership;
 use outcome_writer::OutcomeQueue;
 use tenants::Tenants;
 
@@ -68,8 +76,12 @@ pub struct Settings {
     pub backlog_max: i64,
     /// Finished deliveries older than this are removed.
     pub retention: Duration,
+    /// Lines of the audit log older than this are removed.
+    pub audit_retention: Duration,
     /// How often what is old is looked for.
     pub cleanup_interval: Duration,
+    /// How long a node that stopped answering keeps its slots.
+    pub lease: Duration,
 }
 
 /// Pages of lanes that are read at once; the others wait their turn, so that a start with many
@@ -85,29 +97,37 @@ struct Parts {
     sender: Sender,
     clock: Clock,
     admission: Arc<Admission>,
+    arrivals: Arrivals,
     backlogs: Backlogs,
     limits: Limits,
     ingest: IngestQueue,
     outcomes: OutcomeQueue,
     dispatcher: DispatcherLink,
+    leases: Leases,
+    membership: Membership,
     loads: Semaphore,
 }
 
 impl Parts {
     fn new(settings: Settings, store: Store, caches: Caches, sender: Sender, clock: Clock) -> Arc<Self> {
+        let leases =
+            if store.is_shared() { Leases::shared(settings.lease) } else { Leases::whole(settings.lease) };
         Arc::new(Self {
             settings,
             backlogs: Backlogs::new(store.clone()),
-            tenants: Tenants::new(store.clone()),
+            tenants: Tenants::new(caches.clone()),
             limits: Limits::default(),
             store,
             caches,
             sender,
             clock,
             admission: Admission::new(settings.in_flight_max),
+            arrivals: Arrivals::default(),
             ingest: IngestQueue::new(),
             outcomes: OutcomeQueue::new(settings.in_flight_max),
             dispatcher: DispatcherLink::default(),
+            leases,
+            membership: Membership::new(clock.now()),
             loads: Semaphore::new(LOADS_AT_ONCE),
         })
     }

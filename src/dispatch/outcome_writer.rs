@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::Ticket;
 use ractor::ActorRef;
@@ -17,6 +18,7 @@ use tracing::{error, warn};
 use super::Parts;
 use super::admission::Place;
 use super::backoff::Backoff;
+use super::dispatcher::DispatcherMsg;
 use super::subscription::LaneMsg;
 use crate::store::Error;
 use crate::store::outcomes::{Outcome, OutcomeWriter, Started};
@@ -77,8 +79,8 @@ pub(super) async fn run(parts: Arc<Parts>) {
                 Item::Ended(ended) => {
                     let Ended { outcome, ticket, lane, place } = *ended;
                     let finished = outcome.status.is_finished();
+                    waiters.push((lane, ticket, place, finished, (outcome.slot(), outcome.epoch)));
                     outcomes.push(outcome);
-                    waiters.push((lane, ticket, place, finished));
                 }
             }
         }
@@ -86,11 +88,20 @@ pub(super) async fn run(parts: Arc<Parts>) {
         let ended: BTreeSet<_> = outcomes.iter().map(|outcome| outcome.attempt.delivery_id).collect();
         started.retain(|mark| !ended.contains(&mark.delivery_id));
         let changing = changing(&outcomes);
-        parts.caches.doubt(&changing);
-        record(&parts, &mut writer, &started, &outcomes).await;
-        parts.caches.trust(&changing).await;
-        for (lane, ticket, place, finished) in waiters {
+        let doubts = parts.caches.doubt(&changing).await;
+        let lost = record(&parts, &mut writer, &started, &outcomes).await;
+        parts.caches.trust(doubts).await;
+        for (lane, ticket, place, finished, (slot, epoch)) in waiters {
             drop(place);
+            if lost.contains(&slot) {
+                // Nothing was written, and the lane goes on elsewhere.
+                let lost = parts.leases.remove(&[(slot, epoch)]);
+                if !lost.is_empty() {
+                    warn!(slot = slot.0, "another node holds a slot: what came back for it is not recorded");
+                    parts.dispatcher.tell(DispatcherMsg::Lost(lost));
+                }
+                continue;
+            }
             // A lane that died meanwhile reads what was recorded.
             let _ = lane.cast(LaneMsg::Recorded(ticket.sequence));
             if finished {
@@ -106,12 +117,17 @@ fn changing(outcomes: &[Outcome]) -> Vec<SubscriptionId> {
     changing.map(|outcome| outcome.attempt.subscription_id).collect()
 }
 
-/// Writes until it is written.
-async fn record(parts: &Parts, writer: &mut OutcomeWriter, started: &[Started], outcomes: &[Outcome]) {
+/// Writes until it is written; the slots that another node holds by now.
+async fn record(
+    parts: &Parts,
+    writer: &mut OutcomeWriter,
+    started: &[Started],
+    outcomes: &[Outcome],
+) -> BTreeSet<Slot> {
     let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
     loop {
         match writer.record(started, outcomes, parts.clock.now()).await {
-            Ok(()) => return,
+            Ok(lost) => return lost,
             Err(Error::Refused(reason)) => {
                 warn!(reason, outcomes = outcomes.len(), "the database refused a batch of outcomes");
                 return one_by_one(parts, writer, outcomes).await;
@@ -123,14 +139,18 @@ async fn record(parts: &Parts, writer: &mut OutcomeWriter, started: &[Started], 
 }
 
 /// Writes each outcome alone, and where even that is refused, without what the endpoint said.
-async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outcome]) {
+async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outcome]) -> BTreeSet<Slot> {
+    let mut lost = BTreeSet::new();
     for outcome in outcomes {
         let mut outcome = outcome.clone();
         let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
         let mut bare = false;
         loop {
             match writer.record(&[], std::slice::from_ref(&outcome), parts.clock.now()).await {
-                Ok(()) => break,
+                Ok(slots) => {
+                    lost.extend(slots);
+                    break;
+                }
                 Err(Error::Refused(reason)) if bare => {
                     error!(reason, delivery_id = %outcome.attempt.delivery_id, "an outcome cannot be recorded");
                     break;
@@ -146,4 +166,5 @@ async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outco
             backoff.pause().await;
         }
     }
+    lost
 }

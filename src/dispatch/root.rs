@@ -4,19 +4,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::cluster::Slot;
 use ractor::{Actor, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
 use tokio::task::JoinHandle;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::backoff::doubled;
 use super::dispatcher::Dispatcher;
 use super::worker::{Body, Worker};
-use super::{Control, Parts, Settings, ingest_writer, janitor, outcome_writer};
+use super::{
+    Control, Parts, Settings, arrivals, ears, ingest_writer, janitor, membership, outcome_writer, quota,
+};
 use crate::cache::Caches;
 use crate::clock::Clock;
 use crate::sender::Sender;
 use crate::store::{Error, Store};
 
+/// For giving back slots in which nothing is in flight any more.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(3);
 const RESTART_PAUSE: Duration = Duration::from_millis(100);
 const RESTART_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -32,14 +37,17 @@ impl Dispatch {
     pub async fn start(
         settings: Settings,
         store: Store,
+        caches: Caches,
         sender: Sender,
         clock: Clock,
     ) -> Result<Self, Error> {
-        let interrupted = store.reset_interrupted(clock.now()).await?;
-        if interrupted > 0 {
-            tracing::warn!(interrupted, "requests were in flight when the last process ended; they go again");
+        if !store.is_shared() {
+            let all: Vec<_> = Slot::all().collect();
+            let interrupted = store.reset_interrupted(&all, clock.now()).await?;
+            if interrupted > 0 {
+                warn!(interrupted, "requests were in flight when the last process ended; they go again");
+            }
         }
-        let caches = Caches::new(store.clone());
         let parts = Parts::new(settings, store, caches, sender, clock);
         let (root, ended) = Actor::spawn(None, Root, Arc::clone(&parts))
             .await
@@ -56,6 +64,7 @@ impl Dispatch {
     /// Starts no request from now on.
     pub fn start_nothing(&self) {
         self.parts.admission.close();
+        self.parts.membership.leave();
     }
 
     /// Starts no request any more, waits until those in flight are recorded, and ends the tree.
@@ -63,6 +72,9 @@ impl Dispatch {
     pub async fn shut_down(self, patience: Duration) -> bool {
         self.start_nothing();
         let drained = self.parts.admission.drained(patience).await;
+        if !self.parts.membership.left(HAND_OVER_PATIENCE).await {
+            warn!("not all slots could be given back; their leases will end");
+        }
         self.root.stop(None);
         // It panicked or it ended; either way it is over.
         let _ = self.ended.await;
@@ -77,6 +89,28 @@ pub(super) enum Child {
     IngestWriter,
     Dispatcher,
     Janitor,
+    Membership,
+    Arrivals,
+    Ears,
+    /// Looks after what the nodes share through Redis.
+    SharedCache,
+    /// Asks Redis for turns of the tenants' paces.
+    Quotas,
+}
+
+impl Child {
+    /// In the order in which they start: notices are heard before slots are taken.
+    const ALL: [Self; 9] = [
+        Self::OutcomeWriter,
+        Self::IngestWriter,
+        Self::Dispatcher,
+        Self::SharedCache,
+        Self::Quotas,
+        Self::Arrivals,
+        Self::Ears,
+        Self::Membership,
+        Self::Janitor,
+    ];
 }
 
 /// It is time to start one of them anew.
@@ -102,7 +136,7 @@ impl Actor for Root {
         parts: Arc<Parts>,
     ) -> Result<State, ActorProcessingErr> {
         let mut state = State { parts, children: HashMap::new(), deaths: 0 };
-        for child in [Child::OutcomeWriter, Child::IngestWriter, Child::Dispatcher, Child::Janitor] {
+        for child in Child::ALL {
             state.start(&myself, child).await?;
         }
         Ok(state)
@@ -146,6 +180,11 @@ impl State {
             Child::OutcomeWriter => |parts| Box::pin(outcome_writer::run(parts)),
             Child::IngestWriter => |parts| Box::pin(ingest_writer::run(parts)),
             Child::Janitor => |parts| Box::pin(janitor::run(parts)),
+            Child::Membership => |parts| Box::pin(membership::run(parts)),
+            Child::Arrivals => |parts| Box::pin(arrivals::run(parts)),
+            Child::Ears => |parts| Box::pin(ears::run(parts)),
+            Child::Quotas => |parts| Box::pin(quota::answer_all(parts)),
+            Child::SharedCache => |parts| Box::pin(async move { parts.caches.watch().await }),
             Child::Dispatcher => {
                 let parts = Arc::clone(&self.parts);
                 let (actor, _) = Actor::spawn_linked(None, Dispatcher, parts, myself.get_cell()).await?;

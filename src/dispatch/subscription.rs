@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
 use posthorn_domain::lane::{self, Action, Event, Held, Lane, Outset, Policy, Queued, Ticket};
 use posthorn_domain::retry::Jitter;
@@ -37,6 +38,9 @@ use crate::store::lanes::Waiting;
 /// that to be worth a read of the store.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Of a slot that is not held: nothing can be recorded under it.
+const NO_EPOCH: Epoch = Epoch(-1);
+
 /// With so many lanes in memory none lingers: each has work too seldom for that to spare reads.
 const LINGERING_UP_TO: usize = 4096;
 
@@ -58,8 +62,16 @@ pub(super) enum LaneMsg {
     RetryNow(Sequence),
     /// The subscription was changed.
     Changed(Box<Changed>),
-    /// The subscription was deleted; what it held has ended.
-    Deleted,
+    /// The subscription was deleted or goes to another node: nothing more starts, and the actor leaves.
+    Close,
+    /// Deliveries up to this number are there.
+    Stored(Sequence),
+    /// As [`Stored`](Self::Stored); and the subscription has this version.
+    Found(Sequence, i64),
+    /// The subscription was changed by somebody else.
+    Refresh,
+    /// The subscription as it is now.
+    Refreshed(u64, Arc<Subscription>),
     /// A place in flight is free.
     Place(Place),
     /// It is time to look again.
@@ -107,7 +119,7 @@ pub(super) struct State {
     early: Option<Changed>,
     /// For the gate, once there is one.
     invitation: Option<Invitation>,
-    deleted: bool,
+    closed: bool,
     /// Reading what the lane needs; ends with the actor.
     reading: Option<AbortOnDropHandle<()>>,
 }
@@ -123,9 +135,13 @@ struct Shell {
     /// It has sent something, so that more may come soon. One that was only read to find that it has to
     /// wait leaves at once: a start with very many of them holds few in memory.
     has_sent: bool,
-    /// The delivery whose outcome pauses or disables the subscription.
+    /// The delivery whose outcome pauses or disables the subscription, until that is recorded.
     closed_by: Option<Sequence>,
     refreshing: Option<AbortOnDropHandle<()>>,
+    /// The number of the refresh that counts; what came of older ones does not.
+    refreshes: u64,
+    /// What was stored, to be taken in once the subscription was read again.
+    news: Option<Sequence>,
 }
 
 /// A request under way, or its outcome.
@@ -134,6 +150,8 @@ struct Flight {
     reply: Option<Box<Attempted>>,
     /// Of the endpoint that it went to; see [`Subscription::endpoint_version`].
     endpoint_version: i64,
+    /// Under which the slot was held.
+    epoch: Epoch,
     began: posthorn_domain::time::Timestamp,
     /// Breaks the request off when the actor dies, so that a new one does not double it.
     _task: AbortOnDropHandle<()>,
@@ -157,7 +175,7 @@ impl Actor for SubscriptionActor {
             shell: None,
             early: None,
             invitation,
-            deleted: false,
+            closed: false,
             reading: Some(reading),
         })
     }
@@ -171,7 +189,7 @@ impl Actor for SubscriptionActor {
         state.count(&message);
         match (message, &mut state.shell) {
             (LaneMsg::Opened(found), _) => state.opened(&myself, found),
-            (LaneMsg::Deleted, _) => state.delete(),
+            (LaneMsg::Close, _) => state.close(),
             (message, Some(shell)) => {
                 let now = Instant::now();
                 if let Some(event) = shell.take_in(&state.parts, message, now, &myself) {
@@ -194,12 +212,16 @@ impl State {
             | LaneMsg::Skipped(_)
             | LaneMsg::RetryNow(_)
             | LaneMsg::Changed(_)
-            | LaneMsg::Deleted
+            | LaneMsg::Close
+            | LaneMsg::Stored(_)
+            | LaneMsg::Found(..)
+            | LaneMsg::Refresh
             | LaneMsg::Explain(..) => self.seen += 1,
             LaneMsg::Opened(_)
             | LaneMsg::Loaded(_)
             | LaneMsg::Attempted(..)
             | LaneMsg::Recorded(_)
+            | LaneMsg::Refreshed(..)
             | LaneMsg::Place(_)
             | LaneMsg::Wake => {}
             #[cfg(test)]
@@ -210,10 +232,10 @@ impl State {
     fn opened(&mut self, myself: &ActorRef<LaneMsg>, found: Option<Box<Opened>>) {
         self.reading = None;
         self.parts.dispatcher.tell(DispatcherMsg::Opened(self.id));
-        let found = found.map(|found| *found).filter(|_| !self.deleted);
+        let found = found.map(|found| *found).filter(|_| !self.closed);
         let Some(Opened { subscription, outset, tenant }) = found else {
             // There is nothing to do, ever.
-            self.offer_to_leave(myself, Rest::Asleep { until: None, deaf: false });
+            self.offer_to_leave(myself, Rest::Asleep { until: None, deaf: false, last: Sequence::ZERO });
             return;
         };
         let lane = Lane::new(&outset, Instant::now());
@@ -234,6 +256,8 @@ impl State {
             has_sent: false,
             closed_by: None,
             refreshing: None,
+            refreshes: 0,
+            news: None,
         });
         if let (Some(shell), Some(change)) = (&mut self.shell, self.early.take()) {
             let event = shell.changed(&self.parts, change);
@@ -252,8 +276,8 @@ impl State {
         self.early = Some(change);
     }
 
-    fn delete(&mut self) {
-        self.deleted = true;
+    fn close(&mut self) {
+        self.closed = true;
         if let Some(shell) = &mut self.shell {
             shell.lane.handle(Event::Closed, Instant::now());
         }
@@ -277,6 +301,7 @@ impl State {
         shell.shown.show(shell.lane.in_flight_limit());
         let wake_up = shell.lane.next_wakeup();
         let leave = shell.lane.is_idle()
+            && shell.news.is_none()
             && wake_up.is_none_or(|at| at > now + LINGER)
             && shell.gate.is_replenished(now);
         if !leave {
@@ -288,14 +313,21 @@ impl State {
         }
         let since = *shell.idle_since.get_or_insert(now);
         let outside = shell.gate.outside();
-        let lingers = shell.has_sent && outside.is_none() && self.parts.limits.lanes() < LINGERING_UP_TO;
+        let lingers = shell.has_sent
+            && !self.closed
+            && outside.is_none()
+            && self.parts.limits.lanes() < LINGERING_UP_TO;
         if lingers && now < since + LINGER {
             shell.set_timer(myself, Some(since + LINGER));
             return Ok(());
         }
         let rest = match outside {
             Some((tenant, claim)) => Rest::Outside(tenant, claim),
-            None => Rest::Asleep { until: wake_up, deaf: shell.lane.is_deaf() && !self.deleted },
+            None => Rest::Asleep {
+                until: wake_up,
+                deaf: shell.lane.is_deaf() && !self.closed,
+                last: shell.lane.last(),
+            },
         };
         shell.idle_since = None;
         shell.timer = None;
@@ -333,10 +365,42 @@ impl Shell {
             }
             LaneMsg::Recorded(sequence) => {
                 if self.closed_by == Some(sequence) {
-                    let task = read::refresh(Arc::clone(parts), self.subscription.id, myself.clone());
-                    self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+                    self.closed_by = None;
+                    self.refresh(parts, myself);
                 }
                 Some(Event::Recorded { sequence })
+            }
+            LaneMsg::Stored(last) => Some(Event::Stored { last }),
+            LaneMsg::Found(last, version) => {
+                if version > self.subscription.version {
+                    // Whether what was stored may be sent depends on what was changed.
+                    self.news = self.news.max(Some(last));
+                    self.refresh(parts, myself);
+                    return None;
+                }
+                Some(Event::Stored { last })
+            }
+            LaneMsg::Refresh => {
+                self.refresh(parts, myself);
+                None
+            }
+            LaneMsg::Refreshed(number, after) => {
+                if number != self.refreshes {
+                    // It may have been read before this lane's own outcome closed it, and would open it again.
+                    return None;
+                }
+                let before = &self.subscription;
+                let newer = after.version > before.version;
+                let change = Changed {
+                    fresh_start: after.endpoint_version > before.endpoint_version,
+                    retries_forgiven: newer && after.forgives_retries(before),
+                    after,
+                };
+                // Though nothing may be new: a lane that its own outcome closed waits to hear that it is open.
+                let changed = self.changed(parts, change);
+                let Some(last) = self.news.take() else { return Some(changed) };
+                self.lane.handle(changed, now);
+                Some(Event::Stored { last })
             }
             LaneMsg::Skipped(sequence) => Some(Event::Skipped { sequence }),
             LaneMsg::RetryNow(sequence) => Some(Event::RetryNow { sequence }),
@@ -355,10 +419,20 @@ impl Shell {
                 let _ = reply.send(held);
                 None
             }
-            LaneMsg::Opened(_) | LaneMsg::Deleted => None,
+            LaneMsg::Opened(_) | LaneMsg::Close => None,
             #[cfg(test)]
             LaneMsg::Panic => None,
         }
+    }
+
+    /// Reads the subscription again; while an outcome that closes the lane is being recorded, after that.
+    fn refresh(&mut self, parts: &Arc<Parts>, myself: &ActorRef<LaneMsg>) {
+        if self.closed_by.is_some() {
+            return;
+        }
+        self.refreshes += 1;
+        let task = read::refresh(Arc::clone(parts), self.subscription.id, self.refreshes, myself.clone());
+        self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
     }
 
     fn held(&self, sequence: Sequence, now: Instant) -> Option<Held> {
@@ -402,6 +476,7 @@ impl Shell {
             place,
             reply: None,
             endpoint_version: self.subscription.endpoint_version,
+            epoch: parts.leases.epoch(Slot::of(self.subscription.id)).unwrap_or(NO_EPOCH),
             began: parts.clock.now(),
             _task: AbortOnDropHandle::new(task),
         };
@@ -429,13 +504,14 @@ impl Shell {
         let outcome = record::outcome(
             parts.clock,
             self.subscription.id,
-            flight.endpoint_version,
+            (flight.endpoint_version, flight.epoch),
             record,
             *reply,
             flight.began,
         );
         if outcome.standing.is_some() {
             self.closed_by = Some(sequence);
+            self.refreshes += 1;
         }
         let ended = Ended { outcome, ticket: record.ticket, lane: myself.clone(), place: flight.place };
         if parts.outcomes.push(Item::Ended(Box::new(ended))) {

@@ -9,16 +9,20 @@
 //! held by the load, so a change always finds what it has to change.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
 use tracing::warn;
 
+use super::control::to_its_end;
 use super::ingest_writer::RETRY_AFTER;
-use super::pace::Pace;
+use super::quota::{Asks, Quota};
 use super::{Control, IngestError};
-use crate::store::{Error, Store};
+use crate::cache::{Bucket, Caches};
+use crate::store::Error;
 
 /// Tenants that are kept without asking whether they are in use: some MiB. Below it none is loaded
 /// twice.
@@ -26,11 +30,14 @@ const SWEEP_FROM: usize = 8192;
 
 /// The tenants in use.
 pub(super) struct Tenants {
-    store: Store,
+    caches: Caches,
+    asks: Arc<Asks>,
     known: Mutex<Known>,
 }
 
 struct Known {
+    /// Nodes that are alive: each keeps to an equal share of every tenant's limits.
+    nodes: u32,
     tenants: HashMap<Tenant, Entry>,
     /// How many there may be before the next sweep.
     sweep_beyond: usize,
@@ -47,23 +54,36 @@ struct Entry {
 pub(super) struct TenantState {
     name: Tenant,
     settings: Mutex<TenantSettings>,
+    /// This node's share of `max_in_flight`; 0: no limit.
+    in_flight_max: AtomicU32,
     /// Over the tenant's deliveries.
-    pub(super) rate: Pace,
+    rate: Quota,
     /// Over what the tenant hands in.
-    pub(super) ingest: Pace,
+    ingest: Quota,
+    asks: Arc<Asks>,
 }
 
 impl Tenants {
-    pub(super) fn new(store: Store) -> Self {
-        let known = Known { tenants: HashMap::new(), sweep_beyond: SWEEP_FROM };
-        Self { store, known: Mutex::new(known) }
+    pub(super) fn new(caches: Caches) -> Self {
+        let known = Known { nodes: 1, tenants: HashMap::new(), sweep_beyond: SWEEP_FROM };
+        Self { asks: Arc::new(Asks::new(caches.clone())), caches, known: Mutex::new(known) }
+    }
+
+    /// What is to be asked of Redis.
+    pub(super) fn asks(&self) -> &Arc<Asks> {
+        &self.asks
+    }
+
+    /// A tenant, where it is in use.
+    pub(super) fn in_use(&self, tenant: &Tenant) -> Option<Arc<TenantState>> {
+        self.known().tenants.get(tenant).map(|entry| Arc::clone(&entry.state))
     }
 
     /// A tenant, from the store where it is not in use yet.
     pub(super) async fn get(&self, tenant: &Tenant) -> Result<Arc<TenantState>, Error> {
-        let (state, loaded) = self.known().entry(tenant, Instant::now());
+        let (state, loaded) = self.known().entry(tenant, Instant::now(), &self.asks);
         if !loaded {
-            let settings = self.store.tenant_settings(tenant).await?;
+            let settings = self.caches.tenant_settings(tenant).await?;
             self.apply(tenant, settings);
         }
         Ok(state)
@@ -75,18 +95,29 @@ impl Tenants {
             warn!(%error, "what a tenant may hand in could not be read");
             IngestError::Busy { retry_after: RETRY_AFTER }
         })?;
-        let now = Instant::now();
-        let spent =
-            |next: Instant| IngestError::QuotaSpent { retry_after: next.saturating_duration_since(now) };
-        state.ingest.take(now).map_err(spent)
+        state.ingest.take_soon(tenant, &self.asks).await.map_err(|next| IngestError::QuotaSpent {
+            retry_after: next.saturating_duration_since(Instant::now()),
+        })
     }
 
     /// Settings as they are stored; they hold at once, unless newer ones are known.
     pub(super) fn apply(&self, tenant: &Tenant, settings: TenantSettings) {
-        if let Some(entry) = self.known().tenants.get_mut(tenant) {
-            entry.state.renew(settings);
+        let mut known = self.known();
+        let nodes = known.nodes;
+        if let Some(entry) = known.tenants.get_mut(tenant) {
+            entry.state.renew(settings, nodes);
             entry.loaded = true;
         }
+    }
+
+    /// So many nodes are alive; whether that is news.
+    pub(super) fn share(&self, nodes: u32) -> bool {
+        let mut known = self.known();
+        let news = std::mem::replace(&mut known.nodes, nodes) != nodes;
+        if news {
+            known.tenants.values().for_each(|entry| entry.state.share(nodes));
+        }
+        news
     }
 
     /// Whatever is known of the tenant may be old: it is read anew before it is used again.
@@ -94,6 +125,21 @@ impl Tenants {
         if let Some(entry) = self.known().tenants.get_mut(tenant) {
             entry.loaded = false;
         }
+    }
+
+    /// As [`doubt`](Self::doubt), of all tenants.
+    pub(super) fn doubt_all(&self) {
+        self.known().tenants.values_mut().for_each(|entry| entry.loaded = false);
+    }
+
+    /// Reads what somebody else changed, where the tenant is in use.
+    pub(super) async fn read_again(&self, tenant: &Tenant) -> Result<(), Error> {
+        self.doubt(tenant);
+        let in_use = self.known().tenants.contains_key(tenant);
+        if in_use {
+            self.get(tenant).await?;
+        }
+        Ok(())
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -104,14 +150,14 @@ impl Tenants {
 
 impl Known {
     /// The tenant's state, and whether it was loaded.
-    fn entry(&mut self, tenant: &Tenant, now: Instant) -> (Arc<TenantState>, bool) {
+    fn entry(&mut self, tenant: &Tenant, now: Instant, asks: &Arc<Asks>) -> (Arc<TenantState>, bool) {
         if let Some(entry) = self.tenants.get(tenant) {
             return (Arc::clone(&entry.state), entry.loaded);
         }
         if self.tenants.len() >= self.sweep_beyond {
             self.sweep(now);
         }
-        let state = Arc::new(TenantState::new(tenant.clone()));
+        let state = Arc::new(TenantState::new(tenant.clone(), Arc::clone(asks)));
         self.tenants.insert(tenant.clone(), Entry { state: Arc::clone(&state), loaded: false });
         (state, false)
     }
@@ -126,8 +172,28 @@ impl Known {
 }
 
 impl TenantState {
-    fn new(name: Tenant) -> Self {
-        Self { name, settings: Mutex::default(), rate: Pace::new(None), ingest: Pace::new(None) }
+    fn new(name: Tenant, asks: Arc<Asks>) -> Self {
+        Self {
+            name,
+            settings: Mutex::default(),
+            in_flight_max: AtomicU32::new(0),
+            rate: Quota::new(Bucket::Deliveries),
+            ingest: Quota::new(Bucket::Ingest),
+            asks,
+        }
+    }
+
+    /// The pace of one kind.
+    pub(super) fn quota(&self, bucket: Bucket) -> &Quota {
+        match bucket {
+            Bucket::Deliveries => &self.rate,
+            Bucket::Ingest => &self.ingest,
+        }
+    }
+
+    /// Takes a turn at sending something, or says when to ask again at the latest.
+    pub(super) fn take_turn(&self, now: Instant) -> Result<(), Instant> {
+        self.rate.take(now, &self.name, &self.asks).map_err(|refusal| refusal.at(now))
     }
 
     /// Who it is.
@@ -135,19 +201,37 @@ impl TenantState {
         &self.name
     }
 
-    /// What it may use now.
+    /// What it may use now, on all nodes.
+    #[cfg(test)]
     pub(super) fn settings(&self) -> TenantSettings {
         *self.lock()
     }
 
+    /// Requests that it may have in flight on this node.
+    pub(super) fn in_flight_max(&self) -> Option<u32> {
+        Some(self.in_flight_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
+    }
+
     /// These are its settings, unless it has newer ones.
-    fn renew(&self, settings: TenantSettings) {
+    fn renew(&self, settings: TenantSettings, nodes: u32) {
         let mut current = self.lock();
         if settings.version > current.version {
             *current = settings;
-            self.rate.set(settings.rate_limit);
-            self.ingest.set(settings.ingest_limit);
+            self.keep_to(settings, nodes);
         }
+    }
+
+    fn share(&self, nodes: u32) {
+        let settings = self.lock();
+        self.keep_to(*settings, nodes);
+    }
+
+    fn keep_to(&self, settings: TenantSettings, nodes: u32) {
+        let TenantSettings { rate_limit, ingest_limit, version, .. } = settings;
+        let share = settings.share_of(nodes);
+        self.in_flight_max.store(share.max_in_flight.unwrap_or(0), Ordering::Relaxed);
+        self.rate.keep_to(rate_limit, version, nodes, share.rate_limit);
+        self.ingest.keep_to(ingest_limit, version, nodes, share.ingest_limit);
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -166,14 +250,16 @@ impl Control {
     /// May be dropped: the change then goes on alone to its end.
     pub async fn update_tenant(
         &self,
+        by: Actor,
         tenant: Tenant,
         change: impl FnOnce(&mut TenantSettings) + Send + 'static,
     ) -> Result<TenantSettings, Error> {
         let parts = Arc::clone(&self.parts);
-        // What is committed must be told, whether or not the client stays.
-        let task = tokio::spawn(async move {
-            let now = parts.clock.now();
-            let updated = parts.store.update_tenant(tenant.clone(), now, change).await;
+        to_its_end(async move {
+            let stamp = Stamp { by, at: parts.clock.now() };
+            let doubts = parts.caches.doubt_tenant(&tenant).await;
+            let updated = parts.store.update_tenant(tenant.clone(), stamp, change).await;
+            parts.caches.trust(doubts).await;
             match &updated {
                 Ok(settings) => {
                     parts.tenants.apply(&tenant, *settings);
@@ -182,8 +268,8 @@ impl Control {
                 Err(_) => parts.tenants.doubt(&tenant),
             }
             updated
-        });
-        task.await.unwrap_or_else(|_| Err(Error::OutcomeUnknown("the change's task ended early".to_owned())))
+        })
+        .await
     }
 }
 
@@ -192,8 +278,9 @@ mod tests {
     use posthorn_domain::subscription::RateLimit;
     use posthorn_domain::time::Timestamp;
 
+    use super::super::quota::Refusal;
     use super::*;
-    use crate::store::Settings;
+    use crate::store::{Settings, Store};
 
     const LIMIT: RateLimit = RateLimit { requests_per_second: 1.0 / 60.0, burst: 1 };
 
@@ -204,9 +291,9 @@ mod tests {
         let (first, second) = (world.get("acme").await, world.get("acme").await);
         assert!(Arc::ptr_eq(&first, &second));
         assert_eq!(first.settings().ingest_limit, Some(LIMIT));
-        first.ingest.take(Instant::now()).unwrap();
-        assert!(second.ingest.take(Instant::now()).is_err());
-        world.get("other").await.ingest.take(Instant::now()).unwrap();
+        world.hand_in(&first, Instant::now()).unwrap();
+        assert!(world.hand_in(&second, Instant::now()).is_err());
+        world.hand_in(&*world.get("other").await, Instant::now()).unwrap();
     }
 
     #[tokio::test]
@@ -227,9 +314,9 @@ mod tests {
     #[tokio::test]
     async fn a_load_leaves_no_old_settings() {
         let world = World::new().await;
-        let (held, loaded) = world.tenants.known().entry(&tenant("acme"), Instant::now());
+        let (held, loaded) = world.entry("acme", Instant::now());
         assert!(!loaded);
-        let old = world.tenants.store.tenant_settings(&tenant("acme")).await.unwrap();
+        let old = world.store.tenant_settings(&tenant("acme")).await.unwrap();
         let new = world.store_limit("acme").await;
         world.tenants.apply(&tenant("acme"), new);
         world.tenants.known().sweep(Instant::now());
@@ -256,9 +343,9 @@ mod tests {
         let held = world.get("held").await;
         world.store_limit("spent").await;
         let now = Instant::now();
-        world.get("spent").await.ingest.take(now).unwrap();
+        world.hand_in(&*world.get("spent").await, now).unwrap();
         for n in 0..5 * SWEEP_FROM {
-            world.tenants.known().entry(&tenant(&n.to_string()), now);
+            world.entry(&n.to_string(), now);
         }
         let names: Vec<_> = {
             let mut known = world.tenants.known();
@@ -268,13 +355,14 @@ mod tests {
         };
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(Arc::ptr_eq(&held, &world.get("held").await));
-        assert!(world.get("spent").await.ingest.take(now).is_err(), "its spent turn was forgotten");
+        assert!(world.hand_in(&*world.get("spent").await, now).is_err(), "its spent turn was forgotten");
         drop(held);
         world.tenants.known().sweep(now + std::time::Duration::from_mins(1));
         assert!(world.tenants.known().tenants.is_empty());
     }
 
     struct World {
+        store: Store,
         tenants: Tenants,
         _folder: tempfile::TempDir,
     }
@@ -283,9 +371,18 @@ mod tests {
         async fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());
-            let store = Store::connect(&Settings { url }).await.unwrap();
+            let store = Store::connect(&Settings::at(url)).await.unwrap();
             store.migrate_up().await.unwrap();
-            Self { tenants: Tenants::new(store), _folder: folder }
+            let caches = Caches::new(store.clone(), None).unwrap();
+            Self { store, tenants: Tenants::new(caches), _folder: folder }
+        }
+
+        fn entry(&self, name: &str, now: Instant) -> (Arc<TenantState>, bool) {
+            self.tenants.known().entry(&tenant(name), now, self.tenants.asks())
+        }
+
+        fn hand_in(&self, state: &TenantState, now: Instant) -> Result<(), Refusal> {
+            state.ingest.take(now, state.name(), self.tenants.asks())
         }
 
         async fn get(&self, name: &str) -> Arc<TenantState> {
@@ -295,7 +392,8 @@ mod tests {
         /// In the store alone, as another would do it.
         async fn store_limit(&self, name: &str) -> TenantSettings {
             let limit = |settings: &mut TenantSettings| settings.ingest_limit = Some(LIMIT);
-            self.tenants.store.update_tenant(tenant(name), Timestamp::from_millis(0), limit).await.unwrap()
+            let stamp = Stamp { by: Actor::Anyone, at: Timestamp::from_millis(0) };
+            self.store.update_tenant(tenant(name), stamp, limit).await.unwrap()
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::audit::Actor;
 use posthorn_domain::circuit::CircuitPolicy;
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::header::StaticHeaders;
@@ -19,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::dispatcher::DispatcherMsg;
 use super::{Control, Dispatch, NewEvent, Settings};
+use crate::cache::Caches;
 use crate::clock::Clock;
 use crate::sender::{self, Sender};
 use crate::store::{self, Store};
@@ -58,16 +61,35 @@ async fn an_actor_leaves_when_idle_and_comes_back_with_work() {
     assert_eq!(world.receiver.sequences(id), [1, 2, 3, 4, 5, 6]);
 }
 
+/// What a search that was given up has found comes when the next one has begun.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_search_is_ended_by_what_it_found_itself() {
+    let world = World::new().await;
+    let id = world.subscription().await;
+    let dispatcher = &world.control.parts.dispatcher;
+    let slots: Vec<_> = Slot::all().collect();
+    dispatcher.tell(DispatcherMsg::Lost(slots.clone()));
+    let event = world.ingest(id).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    assert!(world.receiver.sequences(id).is_empty(), "nobody serves it");
+
+    dispatcher.tell(DispatcherMsg::Acquired(slots));
+    dispatcher.tell(DispatcherMsg::Found(0, Vec::new()));
+    let began = Instant::now();
+    world.wait_for(event, DeliveryStatus::Success).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "only found at the next look: {:?}", began.elapsed());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_unfinished_goes_on_after_a_restart() {
     let mut world = World::new().await;
     let id = world.subscription().await;
-    world.control.pause(id).await.unwrap();
+    world.control.pause(Actor::Anyone, id).await.unwrap();
     let mut last = world.ingest(id).await;
     for _ in 0..600 {
         last = world.ingest(id).await;
     }
-    world.control.resume(id).await.unwrap();
+    world.control.resume(Actor::Anyone, id).await.unwrap();
     world.restart().await;
     world.wait_for(last, DeliveryStatus::Success).await;
     let seen = world.receiver.sequences(id);
@@ -153,7 +175,7 @@ impl World {
     async fn with_places(places: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());
-        let store = Store::connect(&store::Settings { url }).await.unwrap();
+        let store = Store::connect(&store::Settings::at(url)).await.unwrap();
         store.migrate_up().await.unwrap();
         let dispatch = start(&store, places).await;
         let control = dispatch.control();
@@ -180,10 +202,12 @@ impl World {
             retry: RetryOverrides::default(),
             timeout: None,
             secret_key: None,
+            asymmetric_signature: false,
+            client_certificate: None,
         };
-        let id = self.control.create(Tenant::default(), config).await.unwrap().subscription.id;
+        let id = self.control.create(Actor::Anyone, Tenant::default(), config).await.unwrap().subscription.id;
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
-        self.control.update(id, move |config| config.target = target).await.unwrap();
+        self.control.update(Actor::Anyone, id, move |config| config.target = target).await.unwrap();
         id
     }
 
@@ -252,9 +276,12 @@ async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
         backlog_max: 1_000_000,
         in_flight_max,
         retention: Duration::from_hours(1),
+        audit_retention: Duration::from_hours(1),
         cleanup_interval: Duration::from_mins(1),
+        lease: Duration::from_secs(15),
     };
-    Dispatch::start(settings, store.clone(), sender, Clock::system()).await.unwrap()
+    let caches = Caches::new(store.clone(), None).unwrap();
+    Dispatch::start(settings, store.clone(), caches, sender, Clock::system()).await.unwrap()
 }
 
 /// Answers 200 and remembers which numbers came for which path.

@@ -1,20 +1,25 @@
 //! One attempt: guard, request, head, body.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use moka::future::Cache;
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::parse_retry_after;
 use posthorn_domain::limits::{
     RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME, TIMEOUT_MAX,
 };
 use posthorn_domain::time::Timestamp;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, ClientBuilder, Method, Response, StatusCode, redirect};
+use reqwest::{Client, Method, Response, StatusCode, redirect};
+use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
 
 use crate::sender::failure::Failure;
 use crate::sender::headers::headers_of;
 use crate::sender::resolver::{Resolver, look_up};
+use crate::sender::tls::Trust;
 use crate::sender::{Error, Reply, Request};
 
 /// How long a connection is kept for the next delivery: below the 2 to 5 s after which common
@@ -26,7 +31,7 @@ use crate::sender::{Error, Reply, Request};
 pub(super) const IDLE_TIME: Duration = Duration::from_millis(1500);
 
 /// Connections kept for one endpoint; more would hoard its sockets and ours. Of HTTP/2 it is one.
-const IDLE_PER_HOST_MAX: usize = 128;
+pub(super) const IDLE_PER_HOST_MAX: usize = 128;
 
 /// HTTP/2: how long an answer's body may be that needs no further leave to come: all that is read.
 const STREAM_WINDOW: u32 = 64 * 1024;
@@ -57,48 +62,52 @@ pub struct Settings {
     pub user_agent: String,
 }
 
+/// Clients with a certificate of their own that are kept, with their connections, for the next delivery; more are made
+/// anew as they are needed.
+const IDENTIFIED_MAX: u64 = 256;
+/// How long after its last use.
+const IDENTIFIED_TIME: Duration = Duration::from_mins(1);
+
 /// Makes attempts; cheap to clone, and all clones share their connections.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sender {
+    /// Shows no certificate.
     pub(super) client: Client,
+    /// By the certificate that they show.
+    identified: Cache<[u8; 32], Client>,
+    setup: Setup,
+}
+
+/// What clients have in common.
+#[derive(Clone)]
+struct Setup {
     guard: AddressGuard,
+    user_agent: HeaderValue,
+    resolver: Arc<Resolver>,
+    trust: Trust,
 }
 
 impl Sender {
     /// A sender with connections of its own.
     pub fn new(settings: Settings) -> Result<Self, Error> {
         let resolver = Resolver::new(settings.guard.clone(), look_up);
-        Self::build(settings, resolver, |builder| builder)
+        Self::build(settings, resolver, Vec::new())
     }
 
-    /// As [`new`](Self::new), with names of one's own and a last word on the client.
+    /// As [`new`](Self::new), with names of one's own, and certificates that are trusted beside the system's.
     pub(super) fn build(
         settings: Settings,
         resolver: Resolver,
-        customize: impl FnOnce(ClientBuilder) -> ClientBuilder,
+        trusted: Vec<CertificateDer<'static>>,
     ) -> Result<Self, Error> {
-        let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?;
-        // No `retry`: by default the client sends again just what the endpoint says it has not taken.
-        let builder = Client::builder()
-            .user_agent(user_agent)
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            .tcp_nodelay(true)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_header_list_size(HEAD_BYTES_MAX)
-            .http2_keep_alive_interval(PING_AFTER)
-            .http2_keep_alive_timeout(PONG_WITHIN)
-            // Else one that can't get its last bytes out would stay open after its attempts are over.
-            .http2_keep_alive_while_idle(true)
-            // Attempts have their own time-outs; this ends what outlives them in the background.
-            .connect_timeout(TIMEOUT_MAX)
-            .pool_idle_timeout(IDLE_TIME)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .dns_resolver(resolver);
-        let client = customize(builder).build().map_err(|error| Error::Tls(innermost(&error)))?;
-        Ok(Self { client, guard: settings.guard })
+        let setup = Setup {
+            guard: settings.guard,
+            user_agent: HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?,
+            resolver: Arc::new(resolver),
+            trust: Trust::new(trusted)?,
+        };
+        let identified = Cache::builder().max_capacity(IDENTIFIED_MAX).time_to_idle(IDENTIFIED_TIME).build();
+        Ok(Self { client: setup.client(None)?, identified, setup })
     }
 
     /// Makes one attempt. Dropping the future gives the attempt up, and closes its connection or, on
@@ -122,20 +131,58 @@ impl Sender {
         }
     }
 
+    async fn client_that_shows(&self, shown: Option<&ClientCertificate>) -> Result<Client, Failure> {
+        let Some(shown) = shown else { return Ok(self.client.clone()) };
+        let client = self.identified.try_get_with(shown.id(), async { self.setup.client(Some(shown)) }).await;
+        client.map_err(|error| {
+            tracing::warn!(%error, "no client for a certificate");
+            Failure::Tls
+        })
+    }
+
     /// Sends the request and waits for the head of the answer.
     async fn head(&self, request: &Request<'_>, deadline: Instant) -> Result<Response, Failure> {
         // The client asks the resolver for names only; literals it dials as they are.
         if let Some(address) = request.target.literal() {
-            self.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
+            self.setup.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
         }
         let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
         *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
         *outgoing.body_mut() = Some(request.payload.clone().into());
-        match timeout_at(deadline, self.client.execute(outgoing)).await {
+        let client = self.client_that_shows(request.client_certificate).await?;
+        match timeout_at(deadline, client.execute(outgoing)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Failure::of(&error)),
             Err(_) => Err(Failure::Timeout),
         }
+    }
+}
+
+impl Setup {
+    /// A client with connections of its own, on which `shown` is shown where that is asked.
+    fn client(&self, shown: Option<&ClientCertificate>) -> Result<Client, Error> {
+        // No `retry`: by default the client sends again just what the endpoint says it has not taken.
+        Client::builder()
+            .user_agent(self.user_agent.clone())
+            .redirect(redirect::Policy::none())
+            .referer(false)
+            .no_proxy()
+            .tcp_nodelay(true)
+            .http2_initial_stream_window_size(STREAM_WINDOW)
+            .http2_initial_connection_window_size(CONNECTION_WINDOW)
+            .http2_max_header_list_size(HEAD_BYTES_MAX)
+            .http2_keep_alive_interval(PING_AFTER)
+            .http2_keep_alive_timeout(PONG_WITHIN)
+            // Else one that can't get its last bytes out would stay open after its attempts are over.
+            .http2_keep_alive_while_idle(true)
+            // Attempts have their own time-outs; this ends what outlives them in the background.
+            .connect_timeout(TIMEOUT_MAX)
+            .pool_idle_timeout(IDLE_TIME)
+            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
+            .dns_resolver(self.resolver.clone())
+            .tls_backend_preconfigured(self.trust.config(shown)?)
+            .build()
+            .map_err(|error| Error::Tls(innermost(&error)))
     }
 }
 

@@ -1,8 +1,7 @@
 //! The head of a delivery's request (`api.md`, "What the receiver gets").
 
+use posthorn_domain::asymmetric::AsymmetricKey;
 use posthorn_domain::id::DeliveryId;
-use posthorn_domain::subscription::SigningSecrets;
-use posthorn_domain::time::Timestamp;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -46,14 +45,19 @@ fn id_value(id: DeliveryId) -> Option<HeaderValue> {
     HeaderValue::from_str(id.0.hyphenated().encode_lower(&mut Uuid::encode_buffer())).ok()
 }
 
-/// One signature, or two separated by a space while a rotation overlaps.
+/// One signature, or several separated by spaces: of each secret while a rotation overlaps, and of each kind.
 fn signature(request: &Request<'_>) -> Option<HeaderValue> {
-    let SigningSecrets { current, previous } = request.signing;
-    let still_signs = |until: Timestamp| request.at < until;
-    let mut text = current.sign(request.delivery_id, request.at, &request.payload);
-    if let Some((secret, _)) = previous.as_ref().filter(|(_, until)| still_signs(*until)) {
-        text.push(' ');
-        text.push_str(&secret.sign(request.delivery_id, request.at, &request.payload));
+    let Request { delivery_id, at, payload, .. } = request;
+    let mut text = String::new();
+    for (secret, _) in request.signing.in_force(*at) {
+        if !text.is_empty() {
+            text.push(' ');
+        }
+        text.push_str(&secret.sign(*delivery_id, *at, payload));
+        if request.asymmetric_signature {
+            text.push(' ');
+            text.push_str(&AsymmetricKey::of(secret).sign(*delivery_id, *at, payload));
+        }
     }
     HeaderValue::try_from(text).ok()
 }

@@ -15,6 +15,8 @@
 //! HTTP/1.1: one request, one connection, so that a stalled request holds up nothing beside it, and
 //! a time-out closes what it was waiting for.
 //!
+//! Attempts that show a certificate of their own have connections of their own.
+//!
 //! HTTP/2 is spoken with endpoints that offer it in the TLS handshake, and only there. The attempts
 //! for one host and port then share one connection (many that start at once without one make one
 //! each, as for HTTP/1.1, and all but the first are closed again). A time-out resets the attempt's
@@ -43,10 +45,12 @@ mod headers;
 mod resolver;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 use std::time::Duration;
 
 use bytes::Bytes;
+use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::SecretKey;
@@ -81,6 +85,10 @@ pub struct Request<'a> {
     pub secret_key: Option<&'a SecretKey>,
     /// Sign the delivery.
     pub signing: &'a SigningSecrets,
+    /// Sign it so that their public keys verify it, too.
+    pub asymmetric_signature: bool,
+    /// Shown to an endpoint that asks who calls.
+    pub client_certificate: Option<&'a ClientCertificate>,
     /// The same on every retry.
     pub delivery_id: DeliveryId,
     /// The delivery's number within its subscription.

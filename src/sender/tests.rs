@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::{SecretKey, SigningSecret};
@@ -39,6 +40,7 @@ struct Case {
     headers: StaticHeaders,
     secret_key: Option<SecretKey>,
     signing: SigningSecrets,
+    client_certificate: Option<ClientCertificate>,
     replay_of: Option<DeliveryId>,
     content_type: &'static str,
     payload: Bytes,
@@ -53,6 +55,7 @@ impl Case {
             headers: StaticHeaders::default(),
             secret_key: None,
             signing: SigningSecrets { current: SigningSecret::from_random([1; 32]), previous: None },
+            client_certificate: None,
             replay_of: None,
             content_type: "application/json",
             payload: Bytes::from_static(b"{}"),
@@ -71,6 +74,8 @@ impl Case {
             headers: &self.headers,
             secret_key: self.secret_key.as_ref(),
             signing: &self.signing,
+            asymmetric_signature: false,
+            client_certificate: self.client_certificate.as_ref(),
             delivery_id: DeliveryId(Uuid::from_u128(0x0199_0000_7000_8000_0000_0000_0001)),
             sequence: Sequence(42),
             attempt: AttemptNumber::after(2),
@@ -102,7 +107,7 @@ fn sender() -> Sender {
 fn sender_with(allowed: &[&str]) -> Sender {
     let settings = settings(allowed);
     let resolver = Resolver::new(settings.guard.clone(), test_names);
-    Sender::build(settings, resolver, |builder| builder).unwrap()
+    Sender::build(settings, resolver, Vec::new()).unwrap()
 }
 
 /// The test's own name server.

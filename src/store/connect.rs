@@ -5,25 +5,53 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_migration::{Migrator, MigratorTrait as _};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sea_orm::sqlx::{ConnectOptions as _, Executor as _, PgPool};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _, PgPool};
 use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, Statement};
 
+use super::vault::Vault;
 use super::{Error, Pool, Store, WriteTurn};
 
-/// How to open the database.
-#[derive(Clone, Debug)]
+/// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
+#[derive(Clone)]
 pub struct Settings {
     /// `sqlite://PATH` or `postgres://…`.
     pub url: String,
+    /// Of the same database, and not through a pooler, where `url` goes through one: for what needs a session.
+    pub direct_url: Option<String>,
+    /// What secrets are encrypted with; none: they are stored in clear.
+    pub encryption_key: Option<EncryptionKey>,
+    /// What secrets that are read may be encrypted with as well.
+    pub previous_encryption_key: Option<EncryptionKey>,
+}
+
+impl std::fmt::Debug for Settings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settings(…)")
+    }
+}
+
+impl Settings {
+    /// A database that is reached directly.
+    #[must_use]
+    pub const fn at(url: String) -> Self {
+        Self { url, direct_url: None, encryption_key: None, previous_encryption_key: None }
+    }
+
+    fn vault(&self) -> Result<Vault, Error> {
+        Vault::new(self.encryption_key.as_ref(), self.previous_encryption_key.as_ref())
+    }
 }
 
 /// Connections for whatever comes; the hot paths hold their own.
-const GENERAL_CONNECTIONS: u32 = 16;
-/// One for each writer, one for the lanes, and one to spare while a broken one is replaced.
-const HOT_CONNECTIONS: u32 = 4;
+const GENERAL_CONNECTIONS: u32 = 12;
+/// One for each writer, some for what lanes read, and two to spare while broken ones are replaced.
+const HOT_CONNECTIONS: u32 = 10;
+/// A connection that was used a moment ago is there; asking it first would cost as much as a short query.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait for a connection before the database counts as not available.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -41,15 +69,15 @@ impl Store {
     /// Opens the database at `settings.url`; an SQLite file that is not there is created.
     pub async fn connect(settings: &Settings) -> Result<Self, Error> {
         match settings.url.split_once("://").map(|(scheme, _)| scheme) {
-            Some("sqlite") => Self::connect_sqlite(&settings.url).await,
-            Some("postgres" | "postgresql") => Self::connect_postgres(&settings.url).await,
+            Some("sqlite") => Self::connect_sqlite(settings).await,
+            Some("postgres" | "postgresql") => Self::connect_postgres(settings).await,
             _ => Err(Error::Unusable("DATABASE_URL: expected sqlite://PATH or postgres://…".to_owned())),
         }
     }
 
-    async fn connect_sqlite(url: &str) -> Result<Self, Error> {
+    async fn connect_sqlite(settings: &Settings) -> Result<Self, Error> {
         let unusable = |error: &dyn std::fmt::Display| Error::Unusable(format!("DATABASE_URL: {error}"));
-        let options = SqliteConnectOptions::from_str(url)
+        let options = SqliteConnectOptions::from_str(&settings.url)
             .map_err(|error| unusable(&error))?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -71,37 +99,68 @@ impl Store {
             .map_err(|error| unusable(&error))?;
         Ok(Self {
             orm: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
+            lanes: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
             pool: Pool::Sqlite(pool),
             turn: WriteTurn(Some(Arc::default())),
+            vault: settings.vault()?,
         })
     }
 
-    async fn connect_postgres(url: &str) -> Result<Self, Error> {
-        let options = PgConnectOptions::from_str(url)
+    async fn connect_postgres(settings: &Settings) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(&settings.url)
             .map_err(|error| Error::Unusable(format!("DATABASE_URL: {error}")))?
             .application_name("posthorn")
             .disable_statement_logging();
+        let direct_url = settings.direct_url.as_ref().unwrap_or(&settings.url).as_str();
         let general = postgres_pool(options.clone(), GENERAL_CONNECTIONS, GENERAL_SESSION).await?;
         let hot = postgres_pool(options, HOT_CONNECTIONS, HOT_SESSION).await?;
         Ok(Self {
             orm: SqlxPostgresConnector::from_sqlx_postgres_pool(general.clone()),
-            pool: Pool::Postgres { general, hot, url: url.into() },
+            lanes: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
+            pool: Pool::Postgres { general, hot, direct_url: direct_url.into() },
             turn: WriteTurn(None),
+            vault: settings.vault()?,
         })
     }
 
-    /// Brings the schema up to date.
+    /// Brings the schema up to date; an error where it is newer than this program.
     pub async fn migrate_up(&self) -> Result<(), Error> {
+        self.check_schema().await?;
         Ok(Migrator::up(&self.orm, None).await?)
     }
 
-    /// Takes the newest `steps` of the schema back, and with them what is stored in it.
+    /// Takes the newest `steps` of the schema back, and with them what is stored in it; an error where it is
+    /// newer than this program, or where a node is running on it.
     pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
+        self.check_schema().await?;
+        if let Some(node) = self.running_node().await? {
+            let reason =
+                format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");
+            return Err(Error::Unusable(reason));
+        }
         Ok(Migrator::down(&self.orm, Some(steps)).await?)
+    }
+
+    /// Whether this program knows every step that was applied.
+    pub async fn check_schema(&self) -> Result<(), Error> {
+        Migrator::install(&self.orm).await?;
+        let known: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
+        let ask = Statement::from_string(self.orm.get_database_backend(), ask);
+        for row in self.orm.query_all(ask).await? {
+            let step: String = row.try_get_by_index(0)?;
+            if !known.contains(&step) {
+                return Err(Error::Unusable(format!(
+                    "DATABASE_URL: the schema is of a newer version than this program, which does not know {step}"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// The steps of the schema, in order, with whether each is applied.
     pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
+        self.check_schema().await?;
         let pending = Migrator::get_pending_migrations(&self.orm).await?;
         let applied = Migrator::get_applied_migrations(&self.orm).await?;
         let row = |done| move |step: &posthorn_migration::Migration| (step.name().to_owned(), done);
@@ -113,6 +172,24 @@ impl Store {
         let ask = Statement::from_string(self.orm.get_database_backend(), "SELECT 1");
         self.orm.query_one(ask).await?;
         Ok(())
+    }
+
+    /// Whether what is committed outlives a power loss; an error where a PostgreSQL is set up so that it may not. SQLite
+    /// is set up by this program.
+    pub async fn check_durability(&self) -> Result<(), Error> {
+        let Pool::Postgres { general, .. } = &self.pool else { return Ok(()) };
+        let off: Option<(String,)> = sqlx::query_as(
+            "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting <> 'on' LIMIT 1",
+        )
+        .fetch_optional(general)
+        .await?;
+        match off {
+            Some((name,)) => Err(Error::Unusable(format!(
+                "DATABASE_URL: expected a PostgreSQL with {name} on, else a power loss may lose or spoil what was \
+                 accepted; it is off"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Closes every connection, once those in use are given back.
@@ -134,6 +211,15 @@ async fn postgres_pool(options: PgConnectOptions, size: u32, session: &'static s
     PgPoolOptions::new()
         .max_connections(size)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .test_before_acquire(false)
+        .before_acquire(|connection, used| {
+            Box::pin(async move {
+                if used.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .after_connect(move |connection, _| {
             Box::pin(async move { connection.execute(session).await.map(|_| ()) })
         })

@@ -1,18 +1,23 @@
 //! Deliveries: reading them, and what a person may do to one.
 
 use bytes::Bytes;
+use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey};
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
     ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction,
-    EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    EntityTrait as _, IntoActiveModel as _, JoinType, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Statement,
 };
 
+use super::entity::subscriptions;
 use super::entity::webhook_deliveries::{Column, Entity, Model};
+use super::notices::{self, Notice};
 use super::stats::{Counts, Writer};
 use super::subscriptions::live;
-use super::{Error, Store, tx};
+use super::{Error, Store, audit, tx};
 
 /// Which deliveries to list; what is left out does not matter.
 #[derive(Clone, Copy, Debug, Default)]
@@ -65,6 +70,24 @@ impl Store {
     /// One delivery, by primary key.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, Error> {
         Entity::find_by_id(id.0).one(&self.orm).await?.map(to_delivery).transpose()
+    }
+
+    /// Whose a delivery is, by primary keys; also where its subscription was deleted.
+    pub async fn tenant_of_delivery(&self, id: DeliveryId) -> Result<Option<Tenant>, Error> {
+        let found = Entity::find_by_id(id.0)
+            .join(
+                JoinType::InnerJoin,
+                Entity::belongs_to(subscriptions::Entity)
+                    .from(Column::SubscriptionId)
+                    .to(subscriptions::Column::Id)
+                    .into(),
+            )
+            .select_only()
+            .column(subscriptions::Column::Tenant)
+            .into_tuple::<String>()
+            .one(&self.orm)
+            .await?;
+        found.map(|name| name.parse().map_err(|_| Error::corrupt("tenant of delivery", id))).transpose()
     }
 
     /// A subscription's deliveries, the newest first; uses `webhook_deliveries_in_order`, or the
@@ -129,15 +152,16 @@ impl Store {
     }
 
     async fn read_payload(&self, sql: &str, id: uuid::Uuid) -> Result<Option<Payload>, Error> {
-        let ask = Statement::from_sql_and_values(self.orm.get_database_backend(), sql, [id.into()]);
-        let Some(row) = self.orm.query_one(ask).await? else { return Ok(None) };
+        let ask = Statement::from_sql_and_values(self.lanes.get_database_backend(), sql, [id.into()]);
+        let Some(row) = self.lanes.query_one(ask).await? else { return Ok(None) };
         let bytes: Vec<u8> = row.try_get_by_index(1)?;
         Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into() }))
     }
 
-    /// Makes a delivery that waits for its retry due at `now`.
-    pub async fn retry_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Change, Error> {
-        self.change_unfinished(id, move |row, _| {
+    /// Makes a delivery that waits for its retry due at once.
+    pub async fn retry_delivery(&self, id: DeliveryId, stamp: Stamp) -> Result<Change, Error> {
+        let now = stamp.at;
+        self.change_unfinished(id, (stamp, Action::DeliveryRetried), Notice::RetryNow, move |row, _| {
             if row.status == DeliveryStatus::FailedAttempt.code() {
                 row.next_attempt_at_ms = row.next_attempt_at_ms.map(|due| due.min(now.as_millis()));
             }
@@ -145,14 +169,15 @@ impl Store {
         .await
     }
 
-    /// Ends a delivery `failed` at `now` without another attempt.
-    pub async fn skip_delivery(&self, id: DeliveryId, now: Timestamp) -> Result<Change, Error> {
-        self.change_unfinished(id, move |row, counts| {
+    /// Ends a delivery `failed` without another attempt.
+    pub async fn skip_delivery(&self, id: DeliveryId, stamp: Stamp) -> Result<Change, Error> {
+        let now = stamp.at;
+        self.change_unfinished(id, (stamp, Action::DeliverySkipped), Notice::Skipped, move |row, counts| {
             row.status = DeliveryStatus::Failed.code();
             row.completed_at_ms = Some(now.as_millis());
             row.next_attempt_at_ms = None;
             row.error = Some(SKIPPED.to_owned());
-            *counts = (now, Counts { failed: 1, ..Counts::default() });
+            counts.failed = 1;
         })
         .await
     }
@@ -160,7 +185,9 @@ impl Store {
     async fn change_unfinished(
         &self,
         id: DeliveryId,
-        change: impl FnOnce(&mut Model, &mut (Timestamp, Counts)) + Send + 'static,
+        (stamp, action): (Stamp, Action),
+        tell: fn(SubscriptionId, Sequence) -> Notice,
+        change: impl FnOnce(&mut Model, &mut Counts) + Send + 'static,
     ) -> Result<Change, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
@@ -170,11 +197,15 @@ impl Store {
                 if row.status >= DeliveryStatus::Success.code() {
                     return Ok(Change::Finished);
                 }
-                let mut counts = (Timestamp::default(), Counts::default());
+                let mut counts = Counts::default();
                 change(&mut row, &mut counts);
                 let row = row.into_active_model().reset_all().update(tx).await?;
-                counts.1.add(tx, counts.0, Writer::Control).await?;
-                Ok(Change::Done(to_delivery(row)?))
+                counts.add(tx, stamp.at, Writer::Control).await?;
+                let delivery = to_delivery(row)?;
+                let subject = Subject::Delivery(id, delivery.subscription_id);
+                audit::note(tx, stamp, action, &subject, &[]).await?;
+                notices::tell(tx, &tell(delivery.subscription_id, delivery.sequence)).await?;
+                Ok(Change::Done(delivery))
             })
         })
         .await
@@ -187,8 +218,9 @@ impl Store {
         original: DeliveryId,
         id: DeliveryId,
         backlog_max: i64,
-        now: Timestamp,
+        stamp: Stamp,
     ) -> Result<Replayed, Error> {
+        let now = stamp.at;
         tx::run(self, move |tx| {
             Box::pin(async move {
                 let Some(old) = tx::locking(tx, Entity::find_by_id(original.0)).one(tx).await? else {
@@ -222,6 +254,9 @@ impl Store {
                 let row = active.insert(tx).await?;
                 let counts = Counts { accepted: 1, ..Counts::default() };
                 counts.add(tx, now, Writer::Control).await?;
+                let subject = Subject::Delivery(original, lane);
+                audit::note(tx, stamp, Action::DeliveryReplayed, &subject, &[]).await?;
+                notices::tell(tx, &Notice::Accepted(vec![(lane, Sequence(sequence))])).await?;
                 Ok(Replayed::Stored(to_delivery(row)?))
             })
         })

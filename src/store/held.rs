@@ -4,12 +4,16 @@ use std::time::Duration;
 
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{Executor as _, Postgres, Sqlite};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Error, Pool, Store};
 
 /// How long a batch may take before its connection counts as dead.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// PostgreSQL keeps the plans of a hot session until it learns more of the tables. One that was made when it knew
+/// them to be all but empty reads all that there is by now, so none gets older than this.
+const PLANS_KEPT: Duration = Duration::from_secs(1);
 
 /// Room for the pages that batches change again and again: some of each index for each busy lane. With SQLite's
 /// 2 MiB a batch for a thousand lanes read a hundred pages again that it had written before.
@@ -21,6 +25,7 @@ const SQLITE_CACHE: &str = "PRAGMA cache_size = -16384";
 pub(super) struct Held {
     store: Store,
     connection: Option<PoolConnection<Postgres>>,
+    planned_at: Instant,
 }
 
 /// A connection to either database.
@@ -32,7 +37,7 @@ pub(super) enum Connection {
 
 impl Held {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, connection: None }
+        Self { store, connection: None, planned_at: Instant::now() }
     }
 
     /// Runs `work` on the connection, alone among the writers where the database asks for that.
@@ -56,7 +61,17 @@ impl Held {
                 Connection::Sqlite(connection)
             }
         };
-        let result = timeout(DEADLINE, work(&mut connection))
+        let planned_at = &mut self.planned_at;
+        let work = async {
+            if let Connection::Postgres(connection) = &mut connection
+                && planned_at.elapsed() > PLANS_KEPT
+            {
+                connection.execute("DISCARD PLANS").await?;
+                *planned_at = Instant::now();
+            }
+            work(&mut connection).await
+        };
+        let result = timeout(DEADLINE, work)
             .await
             .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())));
         match (&result, connection) {

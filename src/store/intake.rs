@@ -35,6 +35,8 @@ pub struct Intake {
     /// With the same key nothing is stored twice. No two of a batch have the same subscription and
     /// the same key.
     pub idempotency_key: Option<String>,
+    /// Another node dispatches its subscription and is to be told, with the commit.
+    pub elsewhere: bool,
 }
 
 /// What came of one event.

@@ -34,6 +34,19 @@ pub struct Waiting {
     pub next_attempt_at: Option<Timestamp>,
 }
 
+/// A lane with unfinished deliveries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WithWork {
+    /// Its subscription.
+    pub id: SubscriptionId,
+    /// Whose it is.
+    pub tenant: Tenant,
+    /// The highest number that a delivery has got.
+    pub last: Sequence,
+    /// Of its subscription.
+    pub version: i64,
+}
+
 /// Which of a lane's deliveries to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -68,7 +81,7 @@ impl Store {
         let rows = query
             .order_by_asc(Column::Sequence)
             .limit(u64::try_from(limit).unwrap_or(u64::MAX))
-            .all(&self.orm)
+            .all(&self.lanes)
             .await?;
         let count = |column: i32| u32::try_from(column).unwrap_or(0);
         Ok(rows
@@ -86,13 +99,13 @@ impl Store {
             .collect())
     }
 
-    /// Subscriptions with unfinished deliveries and whose they are, in id order, those above `after`: one
+    /// Lanes with unfinished deliveries, in id order, those above `after`: one
     /// step of `webhook_deliveries_unfinished` for each, however many deliveries it has (a loose index scan).
     pub async fn lanes_with_work(
         &self,
         after: Option<SubscriptionId>,
         limit: usize,
-    ) -> Result<Vec<(SubscriptionId, Tenant)>, Error> {
+    ) -> Result<Vec<WithWork>, Error> {
         let after = after.map_or(Uuid::nil(), |id| id.0);
         let ask = Statement::from_sql_and_values(
             self.orm.get_database_backend(),
@@ -103,14 +116,21 @@ impl Store {
              SELECT (SELECT d.subscription_id FROM webhook_deliveries d WHERE d.status < 3 \
              AND d.subscription_id > lane.id ORDER BY d.subscription_id LIMIT 1) \
              FROM lane WHERE lane.id IS NOT NULL) \
-             SELECT found.id, s.tenant FROM (SELECT id FROM lane WHERE id IS NOT NULL LIMIT $2) AS found \
-             JOIN subscriptions s ON s.id = found.id ORDER BY found.id",
+             SELECT found.id, s.tenant, l.next_sequence - 1, s.version \
+             FROM (SELECT id FROM lane WHERE id IS NOT NULL LIMIT $2) AS found \
+             JOIN subscriptions s ON s.id = found.id JOIN lanes l ON l.subscription_id = found.id \
+             ORDER BY found.id",
             [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],
         );
         let rows = self.orm.query_all(ask).await?;
         let found = rows.iter().map(|row| {
             let (id, tenant) = (SubscriptionId(row.try_get_by_index(0)?), row.try_get_by_index::<String>(1)?);
-            Ok((id, tenant.parse().map_err(|_| Error::corrupt("tenant of subscription", id))?))
+            Ok(WithWork {
+                id,
+                tenant: tenant.parse().map_err(|_| Error::corrupt("tenant of subscription", id))?,
+                last: Sequence(row.try_get_by_index(2)?),
+                version: row.try_get_by_index(3)?,
+            })
         });
         found.collect()
     }

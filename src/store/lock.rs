@@ -1,54 +1,66 @@
-//! One process at a time: two that dispatch from one database would each send everything.
+//! One at a time: one process on an SQLite file, since two would each send everything, and on PostgreSQL one
+//! that changes the schema.
 
 use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sea_orm::sqlx::{self, Connection as _, PgConnection};
+use sea_orm::sqlx::{self, Connection as _, Executor as _, PgConnection};
 
 use super::{Error, Pool, Store};
 
 /// PostgreSQL's name of the lock: "posthorn" in ASCII.
 const LOCK_KEY: i64 = 0x706f_7374_686f_726e;
-/// A killed process's connection is noticed late by the server; its lock is waited for so long.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A process that is being killed holds its file a moment longer.
+const FILE_PATIENCE: Duration = Duration::from_secs(5);
+/// Others may be changing the schema, one after the other.
+const SCHEMA_PATIENCE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Held as long as this process may dispatch; released when dropped and when the process dies.
+/// Released when dropped and when the process dies.
 #[derive(Debug)]
-pub enum InstanceLock {
-    /// An advisory lock, which lives as long as its connection.
-    Postgres(Box<PgConnection>),
+pub struct InstanceLock {
+    _kept: Kept,
+}
+
+#[derive(Debug)]
+enum Kept {
+    /// A transaction with an advisory lock, which a pooler between leaves alone; it ends with its connection.
+    Schema { _connection: Box<PgConnection> },
     /// A lock on a file beside the database.
-    Sqlite(File),
+    File { _file: File },
 }
 
 impl Store {
-    /// Takes the database for this process; waits a little where another holds it.
+    /// Takes the SQLite file for this process, to be kept as long as it runs; or PostgreSQL's schema, to be
+    /// kept while it is changed. Waits a little where another holds it.
     pub async fn lock_instance(&self) -> Result<InstanceLock, Error> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let (patience, what) = match &self.pool {
+            Pool::Postgres { .. } => (SCHEMA_PATIENCE, "is changing the schema of this database"),
+            Pool::Sqlite(_) => (FILE_PATIENCE, "is running on this database"),
+        };
+        let deadline = tokio::time::Instant::now() + patience;
         loop {
             match self.try_lock_instance().await? {
-                Some(lock) => return Ok(lock),
+                Some(kept) => return Ok(InstanceLock { _kept: kept }),
                 None if tokio::time::Instant::now() >= deadline => {
-                    return Err(Error::Unusable(
-                        "DATABASE_URL: another posthorn is running on this database".to_owned(),
-                    ));
+                    return Err(Error::Unusable(format!("DATABASE_URL: another posthorn {what}")));
                 }
                 None => tokio::time::sleep(PAUSE).await,
             }
         }
     }
 
-    async fn try_lock_instance(&self) -> Result<Option<InstanceLock>, Error> {
+    async fn try_lock_instance(&self) -> Result<Option<Kept>, Error> {
         match &self.pool {
-            Pool::Postgres { url, .. } => {
-                let mut connection = PgConnection::connect(url).await?;
-                let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+            Pool::Postgres { direct_url, .. } => {
+                let mut connection = PgConnection::connect(direct_url).await?;
+                connection.execute("BEGIN").await?;
+                let taken: bool = sqlx::query_scalar("SELECT pg_try_advisory_xact_lock($1)")
                     .bind(LOCK_KEY)
                     .fetch_one(&mut connection)
                     .await?;
-                Ok(taken.then(|| InstanceLock::Postgres(Box::new(connection))))
+                Ok(taken.then(|| Kept::Schema { _connection: Box::new(connection) }))
             }
             Pool::Sqlite(pool) => {
                 let mut path = pool.connect_options().get_filename().as_os_str().to_owned();
@@ -56,21 +68,11 @@ impl Store {
                 let unusable = |error: std::io::Error| Error::Unusable(format!("DATABASE_URL: {error}"));
                 let file = File::create(PathBuf::from(path)).map_err(unusable)?;
                 match file.try_lock() {
-                    Ok(()) => Ok(Some(InstanceLock::Sqlite(file))),
+                    Ok(()) => Ok(Some(Kept::File { _file: file })),
                     Err(TryLockError::WouldBlock) => Ok(None),
                     Err(TryLockError::Error(error)) => Err(unusable(error)),
                 }
             }
-        }
-    }
-}
-
-impl InstanceLock {
-    /// Whether the lock is still held; a broken connection has lost it.
-    pub async fn is_held(&mut self) -> bool {
-        match self {
-            Self::Postgres(connection) => connection.ping().await.is_ok(),
-            Self::Sqlite(_) => true,
         }
     }
 }

@@ -9,8 +9,12 @@
 //! Times are whole milliseconds ([`Timestamp`](posthorn_domain::time::Timestamp)) and come in as
 //! arguments; no query asks the database's clock.
 
+mod api_keys;
+pub mod arrivals;
 mod attempts;
+mod audit;
 mod backlog;
+pub mod cluster;
 mod columns;
 mod connect;
 mod deliveries;
@@ -21,13 +25,17 @@ mod held;
 pub mod intake;
 pub mod lanes;
 mod lock;
+pub mod notices;
 pub mod outcomes;
 pub mod retention;
+mod secrets;
+pub mod shared_cache;
 mod sqlite;
 mod stats;
 mod subscriptions;
 mod tenants;
 mod tx;
+mod vault;
 
 use std::sync::Arc;
 
@@ -36,11 +44,13 @@ use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 
+pub use api_keys::KeyPage;
 pub use attempts::Activity;
 pub use connect::Settings;
 pub use deliveries::{Change, DeliveryFilter, Payload, Replayed};
 pub use error::Error;
 pub use lock::InstanceLock;
+pub use secrets::Sealed;
 pub use stats::{Stats, WINDOW as STATS_WINDOW};
 pub use subscriptions::{
     CircuitState, CircuitView, LaneHealth, LaneStart, SubscriptionFilter, SubscriptionPage, SubscriptionView,
@@ -51,8 +61,11 @@ pub use subscriptions::{
 #[derive(Clone, Debug)]
 pub struct Store {
     orm: DatabaseConnection,
+    /// For what lanes read: by primary keys and few indexes, planned once.
+    lanes: DatabaseConnection,
     pool: Pool,
     turn: WriteTurn,
+    vault: vault::Vault,
 }
 
 /// The same connections, as the hot paths use them.
@@ -61,10 +74,10 @@ enum Pool {
     Postgres {
         /// For whatever comes.
         general: PgPool,
-        /// For the hot statements, planned once and for tables of any size.
+        /// For the hot statements, the writers' and the lanes', planned once and for tables of any size.
         hot: PgPool,
         /// Where a connection of one's own can be had.
-        url: Arc<str>,
+        direct_url: Arc<str>,
     },
     Sqlite(SqlitePool),
 }

@@ -7,10 +7,14 @@
 mod postgres;
 mod sqlite;
 
+use std::collections::BTreeSet;
+
+use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::delivery::{Attempt, DeliveryStatus};
 use posthorn_domain::id::{AttemptNumber, DeliveryId};
 use posthorn_domain::subscription::{StatusReason, SubscriptionStatus};
 use posthorn_domain::time::Timestamp;
+use sea_orm::{ConnectionTrait as _, DbBackend};
 
 use super::held::{Connection, Held};
 use super::{Error, LaneHealth, Store, tx};
@@ -31,6 +35,9 @@ pub struct Outcome {
     /// See [`Subscription::endpoint_version`](posthorn_domain::subscription::Subscription). Where it
     /// is another one by now, neither health nor standing are those of the endpoint that is there.
     pub endpoint_version: i64,
+    /// Under which its slot was held when the request began. Where the slot has another one by now, nothing
+    /// is written.
+    pub epoch: Epoch,
 }
 
 /// What becomes of a subscription by its own doing. A pause by hand is no reason to forget that its
@@ -47,6 +54,10 @@ pub struct Started {
     pub delivery_id: DeliveryId,
     /// Which of its attempts.
     pub number: AttemptNumber,
+    /// Its subscription's slot.
+    pub slot: Slot,
+    /// See [`Outcome::epoch`].
+    pub epoch: Epoch,
 }
 
 /// Records batches on a connection of its own.
@@ -61,24 +72,35 @@ impl OutcomeWriter {
 
     /// Marks deliveries `processing` and records outcomes, in one transaction. A delivery stands in
     /// one of the lists at most. Writing the same again changes nothing. Not to be dropped half-way.
+    ///
+    /// Returns the slots that another node holds by now: of those nothing was written.
     pub async fn record(
         &mut self,
         started: &[Started],
         outcomes: &[Outcome],
         now: Timestamp,
-    ) -> Result<(), Error> {
+    ) -> Result<BTreeSet<Slot>, Error> {
         self.0
             .run(async |connection| match connection {
                 Connection::Postgres(connection) => {
                     postgres::record(connection, started, outcomes, now).await
                 }
-                Connection::Sqlite(connection) => sqlite::record(connection, started, outcomes, now).await,
+                Connection::Sqlite(connection) => {
+                    sqlite::record(connection, started, outcomes, now).await?;
+                    Ok(BTreeSet::new())
+                }
             })
             .await
     }
 }
 
 impl Outcome {
+    /// Its subscription's slot.
+    #[must_use]
+    pub const fn slot(&self) -> Slot {
+        Slot::of(self.attempt.subscription_id)
+    }
+
     fn completed_at(&self, now: Timestamp) -> Option<i64> {
         self.status.is_finished().then(|| now.as_millis())
     }
@@ -98,16 +120,28 @@ fn number(number: AttemptNumber) -> i32 {
 }
 
 impl Store {
-    /// Gives deliveries that a process left `processing` when it died the status they had before;
-    /// returns how many. By `webhook_deliveries_unfinished`; only before anything is dispatched.
-    pub async fn reset_interrupted(&self, now: Timestamp) -> Result<u64, Error> {
+    /// Gives deliveries in `slots` that a process left `processing` when it died the status they had
+    /// before; returns how many. By `webhook_deliveries_unfinished`; only before anything of those slots is
+    /// dispatched.
+    pub async fn reset_interrupted(&self, slots: &[Slot], now: Timestamp) -> Result<u64, Error> {
+        if slots.is_empty() {
+            return Ok(0);
+        }
+        let numbers: Vec<_> = slots.iter().map(|slot| slot.0.to_string()).collect();
+        let numbers = numbers.join(", ");
         tx::run(self, move |tx| {
             Box::pin(async move {
+                let of_slots = match tx.get_database_backend() {
+                    DbBackend::Postgres => {
+                        format!(" AND get_byte(uuid_send(subscription_id), 15) IN ({numbers})")
+                    }
+                    DbBackend::Sqlite | DbBackend::MySql => String::new(),
+                };
                 let reset = "UPDATE webhook_deliveries SET \
                      status = CASE WHEN attempt_count = 0 THEN 0 ELSE 2 END, \
                      next_attempt_at_ms = CASE WHEN attempt_count = 0 THEN NULL ELSE CAST($1 AS bigint) END \
                      WHERE status = 1 AND status < 3";
-                tx::execute(tx, reset, [now.as_millis().into()]).await
+                tx::execute(tx, &format!("{reset}{of_slots}"), [now.as_millis().into()]).await
             })
         })
         .await

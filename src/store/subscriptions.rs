@@ -6,8 +6,9 @@
 mod delete;
 mod row;
 
-pub(super) use row::circuit_code;
+pub(super) use row::{circuit_code, from_subscription, to_subscription};
 
+use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
@@ -21,7 +22,9 @@ use sea_orm::{
 };
 
 use super::entity::{lane_health, subscriptions, webhook_deliveries};
-use super::{Error, Store, tx};
+use super::notices::{self, Notice};
+use super::vault::Vault;
+use super::{Error, Store, audit, tx};
 
 /// Whether a circuit lets requests through, as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +126,7 @@ pub struct SubscriptionFilter {
 }
 
 /// One page of a listing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct SubscriptionPage {
     /// The newest first.
     pub items: Vec<SubscriptionView>,
@@ -142,8 +145,8 @@ pub struct Update {
 
 impl Store {
     /// Stores a new subscription with its lane.
-    pub async fn insert_subscription(&self, subscription: &Subscription) -> Result<(), Error> {
-        let row = row::from_subscription(subscription)?.into_active_model();
+    pub async fn insert_subscription(&self, subscription: &Subscription, stamp: Stamp) -> Result<(), Error> {
+        let row = row::from_subscription(subscription, &self.vault)?.into_active_model();
         let id = subscription.id;
         tx::run(self, move |tx| {
             Box::pin(async move {
@@ -160,7 +163,7 @@ impl Store {
                     [id.0.into()],
                 )
                 .await?;
-                Ok(())
+                audit::note(tx, stamp, Action::SubscriptionCreated, &Subject::Subscription(id), &[]).await
             })
         })
         .await
@@ -168,22 +171,22 @@ impl Store {
 
     /// One subscription, by primary key; none where it is not there or deleted.
     pub async fn subscription_view(&self, id: SubscriptionId) -> Result<Option<SubscriptionView>, Error> {
-        view(&self.orm, id).await
+        view(&self.orm, id, &self.vault).await
     }
 
     /// What dispatch needs to start a lane, by primary keys; none where the subscription is not there.
     pub async fn lane_start(&self, id: SubscriptionId) -> Result<Option<LaneStart>, Error> {
-        let found = live(id).find_also_related(lane_health::Entity).one(&self.orm).await?;
+        let found = live(id).find_also_related(lane_health::Entity).one(&self.lanes).await?;
         let Some((row, health)) = found else { return Ok(None) };
         let ask = Statement::from_sql_and_values(
-            self.orm.get_database_backend(),
+            self.lanes.get_database_backend(),
             "SELECT next_sequence - 1 FROM lanes WHERE subscription_id = $1",
             [id.0.into()],
         );
         // Without a lane it was deleted in between.
-        let Some(lane) = self.orm.query_one(ask).await? else { return Ok(None) };
+        let Some(lane) = self.lanes.query_one(ask).await? else { return Ok(None) };
         Ok(Some(LaneStart {
-            subscription: row::to_subscription(row)?,
+            subscription: row::to_subscription(row, &self.vault)?,
             health: row::to_health(health)?,
             last: Sequence(lane.try_get_by_index(0)?),
         }))
@@ -212,22 +215,28 @@ impl Store {
             .offset(u64::from(page.saturating_sub(1)) * u64::from(limit))
             .all(&self.orm)
             .await?;
-        let items = rows.into_iter().map(|(row, health)| to_view(row, health)).collect::<Result<_, _>>()?;
+        let items = rows
+            .into_iter()
+            .map(|(row, health)| to_view(row, health, &self.vault))
+            .collect::<Result<_, _>>()?;
         Ok(SubscriptionPage { items, total })
     }
 
     /// Applies `change` to a subscription; none where it is not there. A new target closes the
-    /// circuit and makes waiting retries due at `now`.
+    /// circuit and makes waiting retries due at once. Noted as `action`.
     pub async fn update_subscription(
         &self,
         id: SubscriptionId,
-        now: Timestamp,
+        stamp: Stamp,
+        action: Action,
         change: impl FnOnce(&mut Subscription) + Send + 'static,
     ) -> Result<Option<Update>, Error> {
+        let vault = self.vault.clone();
         tx::run(self, move |tx| {
             Box::pin(async move {
                 let Some(row) = tx::locking(tx, live(id)).one(tx).await? else { return Ok(None) };
-                let before = row::to_subscription(row)?;
+                let before = row::to_subscription(row, &vault)?;
+                let now = stamp.at;
                 let mut after = before.clone();
                 change(&mut after);
                 after.version = before.version.saturating_add(1);
@@ -235,10 +244,13 @@ impl Store {
                 if after.starts_fresh(&before) {
                     after.endpoint_version = after.version;
                 }
-                row::from_subscription(&after)?.into_active_model().reset_all().update(tx).await?;
+                row::from_subscription(&after, &vault)?.into_active_model().reset_all().update(tx).await?;
                 follow_up(tx, &before, &after, now).await?;
+                let fields = after.config.changed_fields(&before.config);
+                audit::note(tx, stamp, action, &Subject::Subscription(id), &fields).await?;
+                notices::tell(tx, &Notice::Changed(id)).await?;
                 // Read in the same transaction that locked it, so it is there.
-                let after = view(tx, id).await?.ok_or_else(|| Error::corrupt("subscription", id))?;
+                let after = view(tx, id, &vault).await?.ok_or_else(|| Error::corrupt("subscription", id))?;
                 Ok(Some(Update { before, after }))
             })
         })
@@ -302,17 +314,22 @@ pub(super) fn live(id: SubscriptionId) -> sea_orm::Select<subscriptions::Entity>
 async fn view(
     connection: &impl ConnectionTrait,
     id: SubscriptionId,
+    vault: &Vault,
 ) -> Result<Option<SubscriptionView>, Error> {
     let found = live(id).find_also_related(lane_health::Entity).one(connection).await?;
-    found.map(|(row, health)| to_view(row, health)).transpose()
+    found.map(|(row, health)| to_view(row, health, vault)).transpose()
 }
 
-fn to_view(row: subscriptions::Model, health: Option<lane_health::Model>) -> Result<SubscriptionView, Error> {
+fn to_view(
+    row: subscriptions::Model,
+    health: Option<lane_health::Model>,
+    vault: &Vault,
+) -> Result<SubscriptionView, Error> {
     let health = row::to_health(health)?;
     let circuit = CircuitView {
         state: health.circuit,
         consecutive_failures: health.failures,
         retry_at: health.probe_at,
     };
-    Ok(SubscriptionView { subscription: row::to_subscription(row)?, circuit })
+    Ok(SubscriptionView { subscription: row::to_subscription(row, vault)?, circuit })
 }

@@ -2,18 +2,20 @@
 //!
 //! A tenant that nobody configured has no row and reads as the default.
 
+use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
 use posthorn_domain::time::Timestamp;
 use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _};
 
 use super::columns::{column_to_count, columns_to_rate_limit, count_to_column, rate_limit_to_columns};
 use super::entity::tenants;
-use super::{Error, Store, tx};
+use super::notices::{self, Notice};
+use super::{Error, Store, audit, tx};
 
 impl Store {
     /// What a tenant may use, by primary key.
     pub async fn tenant_settings(&self, tenant: &Tenant) -> Result<TenantSettings, Error> {
-        let row = tenants::Entity::find_by_id(tenant.as_str()).one(&self.orm).await?;
+        let row = tenants::Entity::find_by_id(tenant.as_str()).one(&self.lanes).await?;
         Ok(row.map(|row| to_settings(&row)).unwrap_or_default())
     }
 
@@ -22,9 +24,10 @@ impl Store {
     pub async fn update_tenant(
         &self,
         tenant: Tenant,
-        now: Timestamp,
+        stamp: Stamp,
         change: impl FnOnce(&mut TenantSettings) + Send + 'static,
     ) -> Result<TenantSettings, Error> {
+        let now = stamp.at;
         tx::run(self, move |tx| {
             Box::pin(async move {
                 // A row to lock: of simultaneous first changes, one writes it and the others wait.
@@ -45,6 +48,9 @@ impl Store {
                 after.version = before.version.saturating_add(1);
                 let updated_at = now.max(Timestamp::from_millis(row.updated_at_ms));
                 from_settings(&tenant, &after, updated_at).into_active_model().reset_all().update(tx).await?;
+                let (subject, fields) = (Subject::Tenant(tenant.clone()), after.changed_fields(&before));
+                audit::note(tx, stamp, Action::TenantUpdated, &subject, &fields).await?;
+                notices::tell(tx, &Notice::Tenant(tenant)).await?;
                 Ok(after)
             })
         })
@@ -52,7 +58,11 @@ impl Store {
     }
 }
 
-fn from_settings(tenant: &Tenant, settings: &TenantSettings, updated_at: Timestamp) -> tenants::Model {
+pub(super) fn from_settings(
+    tenant: &Tenant,
+    settings: &TenantSettings,
+    updated_at: Timestamp,
+) -> tenants::Model {
     let (requests_per_second, burst) = rate_limit_to_columns(settings.rate_limit);
     let (ingest_per_second, ingest_burst) = rate_limit_to_columns(settings.ingest_limit);
     tenants::Model {
@@ -67,7 +77,7 @@ fn from_settings(tenant: &Tenant, settings: &TenantSettings, updated_at: Timesta
     }
 }
 
-fn to_settings(row: &tenants::Model) -> TenantSettings {
+pub(super) fn to_settings(row: &tenants::Model) -> TenantSettings {
     TenantSettings {
         rate_limit: columns_to_rate_limit(row.requests_per_second, row.burst),
         max_in_flight: row.max_in_flight.map(column_to_count),

@@ -17,6 +17,10 @@ use super::{Error, Store};
 /// How long a caller waits for a transaction; the transaction itself goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Changes nothing, but waits until no other process writes to the file, such as a command beside the service. A
+/// transaction that has read before it writes is refused where another wrote meanwhile.
+const TAKE_THE_FILE: &str = "DELETE FROM seaql_migrations WHERE false";
+
 /// The work inside a transaction.
 pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'tx>>;
 
@@ -32,6 +36,9 @@ where
     let task = tokio::spawn(async move {
         let _turn = store.turn.take().await;
         let tx = store.orm.begin().await?;
+        if tx.get_database_backend() == DbBackend::Sqlite {
+            tx.execute_unprepared(TAKE_THE_FILE).await?;
+        }
         let done = work(&tx).await?;
         tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))?;
         Ok(done)

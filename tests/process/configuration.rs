@@ -5,8 +5,11 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::command::run;
-use crate::support::{Backend, Database, Posthorn, Receiver, Reply};
+use crate::support::postgres::Server;
+use crate::support::server::ENCRYPTION_KEY;
+use crate::support::{Backend, Database, Posthorn, Receiver, Reply, on_both_databases};
 
+const SEALED: (&str, &str) = (ENCRYPTION_KEY, "Y2FuYXJ5LWVuY3J5cHRpb24ta2V5LW9mLTMyLWJ5dGU=");
 const KEY: (&str, &str) = ("POSTHORN_ADMIN_KEY", "canary-admin-key-0123456789abcdef");
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -14,6 +17,7 @@ async fn mistakes_are_named() {
     let database = Database::create(Backend::Sqlite).await;
     for (name, values) in [
         ("POSTHORN_LISTEN", &["nonsense", "127.0.0.1", "127.0.0.1:99999"][..]),
+        ("POSTHORN_BEHIND_PROXY", &["yes", "1"]),
         ("DATABASE_URL", &["mysql://root@127.0.0.1/x", "nonsense"]),
         ("POSTHORN_ALLOWED_PRIVATE_NETWORKS", &["10.0.0.0/99", "everything"]),
         ("WEBHOOK_MAX_RETRIES", &["five", "-1", "101", "1.5"]),
@@ -61,8 +65,11 @@ async fn strangers_are_not_served_without_a_key() {
 async fn production_is_strict() {
     let database = Arc::new(Database::create(Backend::Sqlite).await);
     let production = ("POSTHORN_PROFILE", "production");
-    run(&database, &["serve"], &[production]).await.refused("POSTHORN_ADMIN_KEY");
-    let posthorn = Posthorn::start_on(Arc::clone(&database), &[production, KEY]).await;
+    run(&database, &["serve"], &[production, KEY]).await.refused(ENCRYPTION_KEY);
+    run(&database, &["serve"], &[production, SEALED]).await.refused("POSTHORN_ADMIN_KEY");
+    let public = ("POSTHORN_LISTEN", "0.0.0.0:0");
+    run(&database, &["serve"], &[production, KEY, SEALED, public]).await.refused("POSTHORN_BEHIND_PROXY");
+    let posthorn = Posthorn::start_on(Arc::clone(&database), &[production, KEY, SEALED]).await;
     let refused =
         posthorn.client().post_json("/subscriptions/", json!({"target_url": "http://127.0.0.1/"})).await;
     refused.refuses_field(422, "target_url");
@@ -72,12 +79,31 @@ async fn production_is_strict() {
     assert!(!log.is_empty() && log.iter().all(json), "the log is JSON in production: {log:?}");
 }
 
-/// Canary secrets: none stands in the log, at whatever level.
+/// A database that may lose what it says it has is none for production.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn secrets_stay_secret() {
-    let settings = [KEY, ("RUST_LOG", "trace")];
-    let mut posthorn = Posthorn::start_with(Backend::Sqlite, &settings).await;
+async fn production_asks_for_a_durable_database() {
+    let production = ("POSTHORN_PROFILE", "production");
+    for setting in ["fsync", "full_page_writes"] {
+        let server = Server::start_with(&format!("-c {setting}=off"));
+        let database = Arc::new(Database::create_on(server.url().parse().unwrap()).await);
+        let refused = run(&database, &["serve"], &[production, KEY, SEALED]).await;
+        refused.refused(&format!("DATABASE_URL: expected a PostgreSQL with {setting} on"));
+        // On a laptop it is said.
+        let posthorn = Posthorn::start_on(Arc::clone(&database), &[]).await;
+        assert!(posthorn.log().iter().any(|line| line.contains("WARN") && line.contains(setting)));
+    }
+}
+
+on_both_databases!(secrets_stay_secret);
+
+/// Canary secrets: none stands in the log, at whatever level.
+async fn secrets_stay_secret(backend: Backend) {
+    let settings = [KEY, SEALED, ("RUST_LOG", "trace")];
+    let mut posthorn = Posthorn::start_with(backend, &settings).await;
     let client = posthorn.client();
+    let made = client.post_json("/keys", json!({})).await.expect(201).text("key");
+    client.with_key(Some(&made)).get("/subscriptions/").await.expect(200);
+    client.with_key(Some("canary-wrong-key")).get("/subscriptions/").await.expect(401);
     let receiver = Receiver::script([Reply::status(500), Reply::reset()]).await;
     let headers = json!({"authorization": "Bearer canary-header"});
     let fields = json!({"secret_key": "canary-ingest-secret", "headers": headers, "retry": {"initial_delay_seconds": 0.05}});
@@ -93,7 +119,7 @@ async fn secrets_stay_secret() {
     let log = posthorn.log().join("\n");
     assert!(log.len() > 1000, "the log is that of a full run");
     let signed = receiver.requests()[0].header("webhook-signature").to_owned();
-    let shown = ["canary-", &signature, &subscribed.signing_secret, &signed, KEY.1];
+    let shown = ["canary-", &signature, &subscribed.signing_secret, &signed, KEY.1, SEALED.1, &made];
     for secret in shown {
         let line = log.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} stands in the log: {line:?}");

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{BACKLOG_MAX, NOW, World, idempotent, intake, outcome};
+use crate::world::{BACKLOG_MAX, NOW, STAMP, World, idempotent, intake, outcome};
 
 on_both_databases![
     numbers_have_no_gaps,
@@ -94,8 +94,8 @@ async fn an_unknown_subscription_harms_nobody(backend: Backend) {
     );
     assert_eq!(world.accept(&[intake(unknown)]).await, [Answer::NoSubscription]);
 
-    assert!(world.store.delete_subscription(known, NOW).await.unwrap());
-    assert!(!world.store.delete_subscription(known, NOW).await.unwrap());
+    assert!(world.store.delete_subscription(known, STAMP).await.unwrap());
+    assert!(!world.store.delete_subscription(known, STAMP).await.unwrap());
     assert_eq!(world.accept(&[intake(known)]).await, [Answer::NoSubscription]);
 }
 
@@ -147,7 +147,7 @@ async fn a_full_backlog_takes_nothing_more(backend: Backend) {
     world.record(&[outcome(&delivery, 1, AttemptOutcome::Success)]).await;
     assert_eq!(writer.accept(&[intake(id)], NOW).await.unwrap(), [full], "nobody has counted");
     let replay = DeliveryId(Uuid::now_v7());
-    let refused = world.store.replay_delivery(first.delivery_id, replay, 3, NOW).await.unwrap();
+    let refused = world.store.replay_delivery(first.delivery_id, replay, 3, STAMP).await.unwrap();
     assert_eq!(refused, Replayed::BacklogFull(id));
     world.store.recount_backlog(id).await.unwrap();
     let more = writer.accept(&[intake(id), intake(id)], NOW).await.unwrap();

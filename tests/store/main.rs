@@ -8,6 +8,7 @@
 mod support;
 
 mod accepting;
+mod cluster;
 mod migrations;
 mod plans;
 mod recording;

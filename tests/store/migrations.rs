@@ -1,23 +1,25 @@
 //! The schema goes up and down, and refuses what must not be.
 
 use posthorn::store::{Settings, Store};
+use posthorn_domain::audit::{Action, Stamp};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
 
 use crate::on_both_databases;
 use crate::support::{Backend, Database};
-use crate::world::{NOW, World, subscription};
+use crate::world::{STAMP, World, subscription};
 
 on_both_databases![
     up_down_and_up_again,
     a_newer_step_keeps_what_is_stored,
     a_step_that_was_not_noted_runs_again,
+    a_newer_schema_is_refused,
     a_second_process_is_refused,
     subscriptions_come_back_as_they_were,
 ];
 
 async fn up_down_and_up_again(backend: Backend) {
     let database = Database::create(backend).await;
-    let store = Store::connect(&Settings { url: database.url() }).await.unwrap();
+    let store = Store::connect(&Settings::at(database.url())).await.unwrap();
     let applied = async || -> Vec<bool> {
         store.migrations().await.unwrap().into_iter().map(|(_, applied)| applied).collect()
     };
@@ -31,15 +33,15 @@ async fn up_down_and_up_again(backend: Backend) {
     store.migrate_down(steps).await.unwrap();
     assert!(applied().await.iter().all(|applied| !applied));
     store.migrate_up().await.unwrap();
-    store.insert_subscription(&subscription()).await.unwrap();
+    store.insert_subscription(&subscription(), STAMP).await.unwrap();
 }
 
 /// Back to the first release's schema and forth again: what it knew of is there, the rest is gone.
 async fn a_newer_step_keeps_what_is_stored(backend: Backend) {
     let world = World::new(backend).await;
     let stored = subscription();
-    world.store.insert_subscription(&stored).await.unwrap();
-    world.store.update_tenant(Tenant::default(), NOW, |_| ()).await.unwrap();
+    world.store.insert_subscription(&stored, STAMP).await.unwrap();
+    world.store.update_tenant(Tenant::default(), STAMP, |_| ()).await.unwrap();
     let steps = u32::try_from(world.store.migrations().await.unwrap().len()).unwrap();
     world.store.migrate_down(steps - 1).await.unwrap();
     world.store.migrate_up().await.unwrap();
@@ -52,7 +54,7 @@ async fn a_newer_step_keeps_what_is_stored(backend: Backend) {
 async fn a_step_that_was_not_noted_runs_again(backend: Backend) {
     let world = World::new(backend).await;
     let change = |settings: &mut TenantSettings| settings.max_in_flight = Some(3);
-    let stored = world.store.update_tenant(Tenant::default(), NOW, change).await.unwrap();
+    let stored = world.store.update_tenant(Tenant::default(), STAMP, change).await.unwrap();
     let forget = "DELETE FROM seaql_migrations WHERE version = (SELECT max(version) FROM seaql_migrations)";
     world.database.execute(forget).await;
     assert!(world.store.migrations().await.unwrap().iter().any(|(_, applied)| !applied));
@@ -60,11 +62,25 @@ async fn a_step_that_was_not_noted_runs_again(backend: Backend) {
     assert_eq!(world.store.tenant_settings(&Tenant::default()).await.unwrap(), stored);
 }
 
+/// A later version has been here.
+async fn a_newer_schema_is_refused(backend: Backend) {
+    let world = World::new(backend).await;
+    world.database.execute("INSERT INTO seaql_migrations VALUES ('m29991231_000001_later', 0)").await;
+    for refused in [
+        world.store.migrate_up().await.unwrap_err(),
+        world.store.migrate_down(1).await.unwrap_err(),
+        world.store.migrations().await.unwrap_err(),
+    ] {
+        let refused = refused.to_string();
+        assert!(refused.contains("newer version") && refused.contains("m29991231_000001_later"), "{refused}");
+        assert_eq!(refused.lines().count(), 1);
+    }
+}
+
 async fn a_second_process_is_refused(backend: Backend) {
     let world = World::new(backend).await;
-    let other = Store::connect(&Settings { url: world.database.url() }).await.unwrap();
-    let mut lock = world.store.lock_instance().await.unwrap();
-    assert!(lock.is_held().await);
+    let other = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    let lock = world.store.lock_instance().await.unwrap();
     let refused = other.lock_instance().await.unwrap_err().to_string();
     assert!(refused.contains("another posthorn"), "{refused}");
     drop(lock);
@@ -74,16 +90,21 @@ async fn a_second_process_is_refused(backend: Backend) {
 async fn subscriptions_come_back_as_they_were(backend: Backend) {
     let world = World::new(backend).await;
     let stored = subscription();
-    world.store.insert_subscription(&stored).await.unwrap();
+    world.store.insert_subscription(&stored, STAMP).await.unwrap();
     let view = world.store.subscription_view(stored.id).await.unwrap().unwrap();
     assert_eq!(view.subscription, stored);
 
     let update = world
         .store
-        .update_subscription(stored.id, stored.updated_at, |subscription| {
-            subscription.config.description = None;
-            subscription.config.timeout = None;
-        })
+        .update_subscription(
+            stored.id,
+            Stamp { at: stored.updated_at, ..STAMP },
+            Action::SubscriptionUpdated,
+            |subscription| {
+                subscription.config.description = None;
+                subscription.config.timeout = None;
+            },
+        )
         .await
         .unwrap()
         .unwrap();

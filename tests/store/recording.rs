@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
-use posthorn::store::outcomes::{OutcomeWriter, Started};
+use posthorn::store::outcomes::OutcomeWriter;
 use posthorn::store::{Change, CircuitState, LaneHealth};
+use posthorn_domain::audit::Action;
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
-use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
+use posthorn_domain::id::{DeliveryId, Sequence};
 use posthorn_domain::subscription::{StatusReason, Subscription, SubscriptionStatus};
 use posthorn_domain::target::TargetUrl;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{BACKLOG_MAX, NOW, World, intake, outcome};
+use crate::world::{BACKLOG_MAX, NOW, STAMP, World, intake, outcome, started};
 
 on_both_databases![
     an_outcome_counts_once,
@@ -78,7 +80,7 @@ async fn health_and_standing_follow(backend: Backend) {
         s.status = SubscriptionStatus::Active;
         s.status_reason = None;
     };
-    world.store.update_subscription(id, NOW, enable).await.unwrap().unwrap();
+    world.store.update_subscription(id, STAMP, Action::SubscriptionUpdated, enable).await.unwrap().unwrap();
     assert_eq!(world.store.lane_start(id).await.unwrap().unwrap().health, LaneHealth::NEW);
 }
 
@@ -105,7 +107,12 @@ async fn a_change_comes_before_an_outcome(backend: Backend) {
         let event = intake(id);
         world.accept(std::slice::from_ref(&event)).await;
         let delivery = world.delivery(event.delivery_id).await;
-        world.store.update_subscription(id, NOW, change).await.unwrap().unwrap();
+        world
+            .store
+            .update_subscription(id, STAMP, Action::SubscriptionUpdated, change)
+            .await
+            .unwrap()
+            .unwrap();
         let mut ended = outcome(&delivery, 1, AttemptOutcome::Failed);
         ended.health = Some(LaneHealth { failures: 1, failing_since: Some(NOW), ..LaneHealth::NEW });
         ended.standing = Some(standing);
@@ -123,11 +130,11 @@ async fn a_delivery_that_somebody_ended_stays_ended(backend: Backend) {
     world.accept(&events).await;
     let (first, second) =
         (world.delivery(events[0].delivery_id).await, world.delivery(events[1].delivery_id).await);
-    let skipped = world.store.skip_delivery(first.id, NOW).await.unwrap();
+    let skipped = world.store.skip_delivery(first.id, STAMP).await.unwrap();
     let Change::Done(skipped) = skipped else { panic!("{skipped:?}") };
     assert_eq!((skipped.status, skipped.error.as_deref()), (DeliveryStatus::Failed, Some("skipped")));
-    assert_eq!(world.store.skip_delivery(first.id, NOW).await.unwrap(), Change::Finished);
-    world.store.delete_subscription(id, NOW).await.unwrap();
+    assert_eq!(world.store.skip_delivery(first.id, STAMP).await.unwrap(), Change::Finished);
+    world.store.delete_subscription(id, STAMP).await.unwrap();
 
     let late = NOW.plus(Duration::from_secs(1));
     let outcomes =
@@ -149,7 +156,7 @@ async fn a_mark_never_outlives_its_outcome(backend: Backend) {
     let event = intake(id);
     world.accept(std::slice::from_ref(&event)).await;
     let delivery = world.delivery(event.delivery_id).await;
-    let mark = Started { delivery_id: delivery.id, number: AttemptNumber::after(0) };
+    let mark = started(&delivery, 0);
     let mut writer = OutcomeWriter::new(&world.store);
     writer.record(&[mark], &[], NOW).await.unwrap();
     assert_eq!(world.delivery(delivery.id).await.status, DeliveryStatus::Processing);
@@ -165,11 +172,15 @@ async fn interrupted_ones_go_back(backend: Backend) {
     world.accept(&events).await;
     let tried = world.delivery(events[1].delivery_id).await;
     world.record(&[outcome(&tried, 1, AttemptOutcome::FailedAttempt)]).await;
-    let mark = |id: DeliveryId, count| Started { delivery_id: id, number: AttemptNumber::after(count) };
-    let marks = [mark(events[0].delivery_id, 0), mark(events[1].delivery_id, 1)];
+    let untried = world.delivery(events[0].delivery_id).await;
+    let marks = [started(&untried, 0), started(&tried, 1)];
     OutcomeWriter::new(&world.store).record(&marks, &[], NOW).await.unwrap();
 
-    assert_eq!(world.store.reset_interrupted(NOW).await.unwrap(), 2);
+    let (mine, others): (Vec<_>, Vec<_>) = Slot::all().partition(|slot| *slot == Slot::of(id));
+    if backend == Backend::Postgres {
+        assert_eq!(world.store.reset_interrupted(&others, NOW).await.unwrap(), 0);
+    }
+    assert_eq!(world.store.reset_interrupted(&mine, NOW).await.unwrap(), 2);
     let [first, second] = events.map(|event| event.delivery_id);
     assert_eq!(world.delivery(first).await.status, DeliveryStatus::Pending);
     let second = world.delivery(second).await;
@@ -188,7 +199,7 @@ async fn counters_agree_with_the_tables(backend: Backend) {
     }
     world
         .store
-        .replay_delivery(unfinished[0], DeliveryId(uuid::Uuid::now_v7()), BACKLOG_MAX, NOW)
+        .replay_delivery(unfinished[0], DeliveryId(uuid::Uuid::now_v7()), BACKLOG_MAX, STAMP)
         .await
         .unwrap();
     let counted = async |status: &str| {

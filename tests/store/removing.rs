@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use posthorn::store::Replayed;
+use posthorn_domain::audit::Action;
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::DeliveryId;
 use posthorn_domain::subscription::SubscriptionStatus;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{BACKLOG_MAX, NOW, World, idempotent, intake, outcome};
+use crate::world::{BACKLOG_MAX, NOW, STAMP, World, idempotent, intake, outcome};
 
 on_both_databases![
     finished_ones_go_with_their_events,
@@ -48,7 +49,7 @@ async fn an_event_stays_while_a_replay_needs_it(backend: Backend) {
     let replays = [DeliveryId(Uuid::now_v7()), DeliveryId(Uuid::now_v7())];
     for replay in replays {
         let Replayed::Stored(stored) =
-            world.store.replay_delivery(original.id, replay, BACKLOG_MAX, NOW).await.unwrap()
+            world.store.replay_delivery(original.id, replay, BACKLOG_MAX, STAMP).await.unwrap()
         else {
             panic!("not stored")
         };
@@ -69,7 +70,7 @@ async fn a_deleted_subscription_goes_last(backend: Backend) {
     let id = world.subscription().await;
     let event = intake(id);
     world.accept(std::slice::from_ref(&event)).await;
-    world.store.delete_subscription(id, NOW).await.unwrap();
+    world.store.delete_subscription(id, STAMP).await.unwrap();
     assert_eq!(world.store.subscription_view(id).await.unwrap(), None);
     assert_eq!(world.delivery(event.delivery_id).await.status, DeliveryStatus::Failed);
     assert_eq!(world.store.remove_deleted_subscriptions().await.unwrap(), 0);
@@ -85,7 +86,12 @@ async fn what_is_disabled_for_long_is_given_up(backend: Backend) {
     world.accept(&events).await;
     let disable =
         |s: &mut posthorn_domain::subscription::Subscription| s.status = SubscriptionStatus::Disabled;
-    world.store.update_subscription(disabled, NOW, disable).await.unwrap().unwrap();
+    world
+        .store
+        .update_subscription(disabled, STAMP, Action::SubscriptionUpdated, disable)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(world.store.fail_disabled(NOW, NOW).await.unwrap(), 0);
     let later = NOW.plus(Duration::from_secs(1));
     assert_eq!(world.store.fail_disabled(later, later).await.unwrap(), 1);

@@ -5,7 +5,7 @@ use posthorn_domain::tenant::{Tenant, TenantSettings};
 
 use crate::on_both_databases;
 use crate::support::Backend;
-use crate::world::{NOW, World};
+use crate::world::{STAMP, World};
 
 on_both_databases![
     one_that_nobody_configured_has_no_limits,
@@ -28,13 +28,13 @@ async fn settings_come_back_as_they_were(backend: Backend) {
         ingest_limit: Some(RateLimit { requests_per_second: 1.0 / 86_400.0, burst: 1 }),
         version: 7,
     };
-    let stored = world.store.update_tenant(acme.clone(), NOW, move |now| *now = settings).await.unwrap();
+    let stored = world.store.update_tenant(acme.clone(), STAMP, move |now| *now = settings).await.unwrap();
     assert_eq!(stored, TenantSettings { version: 1, ..settings }, "the version is the store's own");
     assert_eq!(world.store.tenant_settings(&acme).await.unwrap(), stored);
     assert_eq!(world.store.tenant_settings(&other).await.unwrap(), TenantSettings::default());
 
     let change = |settings: &mut TenantSettings| settings.rate_limit = None;
-    let stored = world.store.update_tenant(acme.clone(), NOW, change).await.unwrap();
+    let stored = world.store.update_tenant(acme.clone(), STAMP, change).await.unwrap();
     assert_eq!(stored, TenantSettings { rate_limit: None, version: 2, ..settings });
     assert_eq!(world.store.tenant_settings(&acme).await.unwrap(), stored);
 }
@@ -48,7 +48,7 @@ async fn simultaneous_changes_follow_one_another(backend: Backend) {
             let add_one = |settings: &mut TenantSettings| {
                 settings.max_in_flight = Some(settings.max_in_flight.unwrap_or(0) + 1);
             };
-            tokio::spawn(async move { store.update_tenant(tenant("acme"), NOW, add_one).await.unwrap() })
+            tokio::spawn(async move { store.update_tenant(tenant("acme"), STAMP, add_one).await.unwrap() })
         })
         .collect();
     let mut versions = Vec::new();

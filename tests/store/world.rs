@@ -2,8 +2,10 @@
 
 use posthorn::store::intake::{Answer, Intake, IntakeWriter};
 use posthorn::store::lanes::Scope;
-use posthorn::store::outcomes::{Outcome, OutcomeWriter};
+use posthorn::store::outcomes::{Outcome, OutcomeWriter, Started};
 use posthorn::store::{Settings, Store};
+use posthorn_domain::audit::{Actor, Stamp};
+use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, OrderingKey};
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::{AttemptId, AttemptNumber, DeliveryId, EventId, Sequence, SubscriptionId};
@@ -21,6 +23,7 @@ use crate::support::{Backend, Database};
 
 /// Some time; the suite asks no clock.
 pub(crate) const NOW: Timestamp = Timestamp::from_millis(1_795_598_714_007);
+pub(crate) const STAMP: Stamp = Stamp { by: Actor::Command, at: NOW };
 
 /// Unfinished deliveries that a subscription may have, where the case is about something else.
 pub(crate) const BACKLOG_MAX: i64 = 1_000_000;
@@ -33,14 +36,14 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(backend: Backend) -> Self {
         let database = Database::create(backend).await;
-        let store = Store::connect(&Settings { url: database.url() }).await.unwrap();
+        let store = Store::connect(&Settings::at(database.url())).await.unwrap();
         store.migrate_up().await.unwrap();
         Self { store, database }
     }
 
     pub(crate) async fn subscription(&self) -> SubscriptionId {
         let subscription = subscription();
-        self.store.insert_subscription(&subscription).await.unwrap();
+        self.store.insert_subscription(&subscription, STAMP).await.unwrap();
         subscription.id
     }
 
@@ -86,6 +89,8 @@ pub(crate) fn subscription() -> Subscription {
             retry: RetryOverrides::default(),
             timeout: Some(Duration::from_millis(100)),
             secret_key: None,
+            asymmetric_signature: false,
+            client_certificate: None,
         },
         signing: SigningSecrets { current: SigningSecret::from_random([7; 32]), previous: None },
         status: SubscriptionStatus::Active,
@@ -106,6 +111,7 @@ pub(crate) fn intake(subscription_id: SubscriptionId) -> Intake {
         payload: "{ \"a\" : 1.0 }".into(),
         ordering_key: None,
         idempotency_key: None,
+        elsewhere: false,
     }
 }
 
@@ -115,6 +121,16 @@ pub(crate) fn keyed(subscription_id: SubscriptionId, key: &str) -> Intake {
 
 pub(crate) fn idempotent(subscription_id: SubscriptionId, key: &str, payload: &'static str) -> Intake {
     Intake { idempotency_key: Some(key.to_owned()), payload: payload.into(), ..intake(subscription_id) }
+}
+
+/// The mark of the attempt after so many.
+pub(crate) fn started(delivery: &Delivery, attempts: u32) -> Started {
+    Started {
+        delivery_id: delivery.id,
+        number: AttemptNumber::after(attempts),
+        slot: Slot::of(delivery.subscription_id),
+        epoch: Epoch(0),
+    }
 }
 
 /// The outcome of attempt `number` of a delivery.
@@ -142,5 +158,6 @@ pub(crate) fn outcome(delivery: &Delivery, number: u32, outcome: AttemptOutcome)
         health: None,
         standing: None,
         endpoint_version: 1,
+        epoch: Epoch(0),
     }
 }

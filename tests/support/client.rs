@@ -12,6 +12,30 @@ use tokio::net::TcpStream;
 use super::document::Document;
 use super::wait::{PATIENCE, eventually, within};
 
+/// What would show that an error repeats what a library or the database said.
+const INSIDE: &[&str] = &[
+    "SELECT ",
+    "INSERT ",
+    "UPDATE ",
+    "sqlx",
+    "sqlite",
+    "hyper",
+    "reqwest",
+    "serde",
+    "tokio",
+    "panicked",
+    "error returned from",
+    ".rs:",
+    "/src/",
+    "/tmp/",
+    "posthorn_test_",
+];
+
+/// Every byte as `%xx`, for a path or a query.
+pub(crate) fn percent_encoded(text: &str) -> String {
+    text.bytes().flat_map(|byte| format!("%{byte:02x}").into_bytes()).map(char::from).collect()
+}
+
 /// A client of one server.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -307,6 +331,9 @@ impl Answer {
         for field in ["title", "detail"] {
             assert!(self.json[field].as_str().is_some_and(|text| !text.is_empty()), "{}", wrong(field));
         }
+        let shown = self.shown();
+        let inside = INSIDE.iter().find(|word| shown.contains(*word));
+        assert_eq!(inside, None, "{}", wrong("tells what is inside"));
         for fault in self.json["errors"].as_array().into_iter().flatten() {
             let told = fault["pointer"].is_string() && fault["detail"].is_string();
             assert!(told, "{}", wrong("errors need pointer and detail"));

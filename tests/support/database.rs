@@ -39,26 +39,30 @@ pub(crate) struct Database {
 #[derive(Clone, Debug)]
 enum Place {
     File(PathBuf),
-    Server { url: url::Url, name: String },
+    Server { server: url::Url, url: url::Url, name: String },
 }
 
 impl Database {
     /// Creates it, without tables.
     pub(crate) async fn create(backend: Backend) -> Self {
-        let directory = tempfile::Builder::new().prefix("posthorn-test-").tempdir().expect("a directory");
-        let place = match backend {
-            Backend::Sqlite => Place::File(directory.path().join("posthorn.db")),
-            Backend::Postgres => {
-                let name = format!("posthorn_test_{}", uuid::Uuid::now_v7().simple());
-                administer(&format!("CREATE DATABASE {name}")).await.unwrap_or_else(|error| {
-                    panic!("{SERVER_URL}: expected a server where databases may be created: {error}")
-                });
-                let mut url = server_url();
-                url.set_path(&name);
-                Place::Server { url, name }
-            }
-        };
+        if backend == Backend::Postgres {
+            return Self::create_on(server_url()).await;
+        }
+        let directory = directory();
+        let place = Place::File(directory.path().join("posthorn.db"));
         Self { directory, place }
+    }
+
+    /// Creates it on another server of PostgreSQL.
+    pub(crate) async fn create_on(server: url::Url) -> Self {
+        let name = format!("posthorn_test_{}", uuid::Uuid::now_v7().simple());
+        let created = administer(&server, &format!("CREATE DATABASE {name}")).await;
+        created.unwrap_or_else(|error| {
+            panic!("{SERVER_URL}: expected a server where databases may be created: {error}")
+        });
+        let mut url = server.clone();
+        url.set_path(&name);
+        Self { directory: directory(), place: Place::Server { server, url, name } }
     }
 
     /// What `DATABASE_URL` says.
@@ -126,17 +130,22 @@ impl Database {
 
 impl Drop for Database {
     fn drop(&mut self) {
-        let Place::Server { name, .. } = &self.place else { return };
+        let Place::Server { server, name, .. } = &self.place else { return };
+        let server = server.clone();
         let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
         // A runtime of its own: this one may be the one that is ending.
         let dropping = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(administer(&statement)).map_err(std::io::Error::other)
+            runtime.block_on(administer(&server, &statement)).map_err(std::io::Error::other)
         });
         if !matches!(dropping.join(), Ok(Ok(()))) {
             eprintln!("could not drop database {name}");
         }
     }
+}
+
+fn directory() -> tempfile::TempDir {
+    tempfile::Builder::new().prefix("posthorn-test-").tempdir().expect("a directory")
 }
 
 fn server_url() -> url::Url {
@@ -145,8 +154,8 @@ fn server_url() -> url::Url {
     url::Url::parse(&url).unwrap_or_else(|_| panic!("{SERVER_URL}: expected postgres://…"))
 }
 
-async fn administer(statement: &str) -> sqlx::Result<()> {
-    let mut connection = PgConnection::connect(server_url().as_str()).await?;
+async fn administer(server: &url::Url, statement: &str) -> sqlx::Result<()> {
+    let mut connection = PgConnection::connect(server.as_str()).await?;
     connection.execute(statement).await?;
     connection.close().await
 }

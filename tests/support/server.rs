@@ -18,6 +18,9 @@ use super::wait::{PATIENCE, within};
 /// The admin key, where a test sets one.
 pub(crate) const ADMIN_KEY: &str = "POSTHORN_ADMIN_KEY";
 
+/// What secrets are encrypted with, where a test sets it.
+pub(crate) const ENCRYPTION_KEY: &str = "POSTHORN_ENCRYPTION_KEY";
+
 /// Settings under which retries take milliseconds and circuits stay closed.
 pub(crate) const FAST: &[(&str, &str)] = &[
     ("INITIAL_RETRY_DELAY_SECONDS", "0.02"),
@@ -145,6 +148,12 @@ impl Process {
     /// Starts the binary in the database's directory with nothing in its environment but the
     /// settings; port 0 and the database's address are given where the settings don't say otherwise.
     pub(crate) fn spawn(database: &Database, settings: &[(String, String)], arguments: &[&str]) -> Self {
+        // As the contract has it, beside PostgreSQL; POSTHORN_TEST_WITHOUT_REDIS leaves it out.
+        let redis_url = std::env::var("POSTHORN_TEST_REDIS_URL").ok();
+        let redis_url = redis_url.filter(|_| {
+            database.url().starts_with("postgres")
+                && std::env::var_os("POSTHORN_TEST_WITHOUT_REDIS").is_none()
+        });
         let mut child = Command::new(env!("CARGO_BIN_EXE_posthorn"))
             .args(arguments)
             .current_dir(database.directory())
@@ -152,6 +161,9 @@ impl Process {
             .envs(std::env::var("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)))
             .env("POSTHORN_LISTEN", "127.0.0.1:0")
             .env("DATABASE_URL", database.url())
+            .envs(redis_url.map(|url| ("REDIS_URL", url)))
+            // What a killed process held is free after so long.
+            .env("POSTHORN_LEASE_SECONDS", "2")
             .envs(settings.iter().map(|(key, value)| (key, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -232,6 +232,8 @@ pub enum Hold {
     Capacity,
     /// So many wait for a place that this lane is to wait outside of memory. Nothing is told.
     Crowd,
+    /// This node may hold its slots no longer; to be looked at again then.
+    Lease(Instant),
     /// The subscription's rate allows the next request at this time.
     Rate(Instant),
     /// The tenant's rate allows the next request at this time.

@@ -6,8 +6,37 @@ use crate::api::problem::Kind;
 
 const SUBSCRIPTION: &str = "019a2f6e-6d3c-7b1e-9c54-2f1d7a80c6b1";
 const DELIVERY: &str = "019a2f6e-8a11-7d02-8f3b-5e9c01d4a7f2";
+const NODE: &str = "019a2f6d-11c4-7a90-8be2-0d9ee1f43b57";
 const TIME: &str = "2026-11-25T09:25:14.007Z";
 const SIGNING_SECRET: &str = "whsec_EXAMPLEEXAMPLEEXAMPLEEXAMPLEEXAMPLEEXA=";
+
+fn audit() -> Value {
+    json!({
+        "id": "019a2f6e-7c10-7e5d-a4f1-93c2a40b7d15",
+        "at": TIME,
+        "actor": "api_key",
+        "key_id": "019a2f6e-5b01-7c9d-b1f0-7d3a61c2e984",
+        "action": "subscription.updated",
+        "tenant": "acme",
+        "subject": SUBSCRIPTION,
+        "fields": ["target_url"],
+    })
+}
+
+fn key() -> Value {
+    json!({
+        "id": "019a2f6e-5b01-7c9d-b1f0-7d3a61c2e984",
+        "name": "acme, order service",
+        "tenant": "acme",
+        "created_at": TIME,
+        "expires_at": null,
+        "last_used_at": TIME,
+    })
+}
+
+fn webhook_key() -> Value {
+    json!({ "public_key": "whpk_EXAMPLEEXAMPLEEXAMPLEEXAMPLEEXAMPLEEXA=", "signs_until": null })
+}
 
 /// An event as a shop might hand it in.
 pub(super) fn event() -> Value {
@@ -37,6 +66,12 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
         "PaginatedSubscriptions" => {
             json!({ "items": [subscription()], "total": 1, "page": 1, "limit": 10, "pages": 1 })
         }
+        "WebhookKeySet" => json!({ "keys": [webhook_key()] }),
+        "WebhookKey" => webhook_key(),
+        "ClientCertificate" => json!({
+            "certificate": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
+            "private_key": "-----BEGIN PRIVATE KEY-----\n…\n-----END PRIVATE KEY-----\n",
+        }),
         "SigningSecret" => json!({ "signing_secret": SIGNING_SECRET }),
         "AcceptedDelivery" => json!({ "delivery_id": DELIVERY, "status": "pending" }),
         "ReplayedDelivery" => json!({ "delivery_id": DELIVERY }),
@@ -44,6 +79,18 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
         "DeliveryPage" => json!({ "items": [delivery()], "next_cursor": "AAAAAAAAACo" }),
         "DeliveryAttempt" => attempt(),
         "DeliveryStatus" => json!({ "delivery": delivery(), "attempts": [attempt()] }),
+        "ApiKeyCreate" => json!({ "name": "acme, order service", "tenant": "acme" }),
+        "ApiKey" => key(),
+        "CreatedApiKey" => {
+            let mut created = key();
+            if let Some(created) = created.as_object_mut() {
+                created.insert("key".to_owned(), format!("posthorn_{}", "0".repeat(64)).into());
+            }
+            created
+        }
+        "PaginatedApiKeys" => json!({ "items": [key()], "total": 1, "page": 1, "limit": 10, "pages": 1 }),
+        "AuditEntry" => audit(),
+        "AuditPage" => json!({ "items": [audit()], "next_cursor": null }),
         "TenantUpdate" => json!({
             "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
             "max_in_flight": null,
@@ -53,6 +100,18 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
             "rate_limit": { "requests_per_second": 50.0, "burst": 100 },
             "max_in_flight": null,
             "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
+        }),
+        "Cluster" => json!({
+            "node": NODE,
+            "nodes": [{
+                "id": NODE,
+                "name": "posthorn-0:17",
+                "version": env!("CARGO_PKG_VERSION"),
+                "started_at": TIME,
+                "heartbeat_age_seconds": 1.25,
+                "leaving": false,
+                "slots": [0, 1, 2, 3],
+            }],
         }),
         "SystemStats" => json!({
             "total_subscriptions": 12,
@@ -126,6 +185,8 @@ fn subscription() -> Value {
             "on_exhausted": "pause",
         },
         "timeout_seconds": null,
+        "asymmetric_signature": false,
+        "client_certificate_set": false,
         "secret_key_set": true,
         "status": "active",
         "status_reason": null,

@@ -14,7 +14,9 @@ const HEADERS: &[&str] = &["Location", "Idempotent-Replayed"];
 /// Problems that any operation may answer.
 const ANY: &[Kind] = &[Kind::MalformedRequest, Kind::MisdirectedRequest, Kind::Internal];
 /// Where a key is needed.
-const GUARDED: &[Kind] = &[Kind::ApiKeyRequired];
+const GUARDED: &[Kind] = &[Kind::ApiKeyRequired, Kind::TooManyGuesses];
+/// Where it must be an admin's, or may not name another tenant.
+const FORBIDDEN: &[Kind] = &[Kind::Forbidden];
 /// Where the store is asked.
 const STORED: &[Kind] = &[Kind::StoreUnavailable];
 /// Where the store is changed.
@@ -40,13 +42,16 @@ const BODY: &[Kind] = &[
 fn problems(operation: &str) -> Vec<&'static [Kind]> {
     match operation {
         "getHealth" => vec![],
+        "getWebhookKeys" => vec![STORED, NAMED],
         "getReadiness" => vec![&[Kind::NotReady]],
         "getSystemStats" => vec![GUARDED, STORED],
-        "listActivity" | "listSubscriptions" => vec![GUARDED, STORED, QUERIED],
+        "getCluster" => vec![GUARDED, FORBIDDEN, STORED],
+        "listApiKeys" => vec![GUARDED, FORBIDDEN, STORED, QUERIED],
+        "revokeApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, NAMED],
+        "listActivity" | "listSubscriptions" | "listAudit" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
-        "getTenant" => vec![GUARDED, STORED, PARAMETER],
-        "updateTenant" => vec![GUARDED, CHANGED, PARAMETER, BODY],
-        "createSubscription" => vec![GUARDED, CHANGED, BODY],
+        "updateTenant" => vec![GUARDED, FORBIDDEN, CHANGED, PARAMETER, BODY],
+        "createSubscription" | "createApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, BODY],
         "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]

@@ -11,8 +11,14 @@ use serde_json::{Map, Value, json};
 use crate::api::problem::ProblemBody;
 
 /// What clients send. Everything else is sent to them.
-const REQUESTS: &[&str] =
-    &["SubscriptionCreate", "SubscriptionUpdate", "TenantUpdate", "RetrySettings", "RateLimit"];
+const REQUESTS: &[&str] = &[
+    "SubscriptionCreate",
+    "SubscriptionUpdate",
+    "TenantUpdate",
+    "ApiKeyCreate",
+    "RetrySettings",
+    "RateLimit",
+];
 
 /// Fields of requests that may be left out but not be null.
 const NEVER_NULL: &[(&str, &str)] = &[("SubscriptionUpdate", "target_url")];
@@ -22,6 +28,11 @@ const SOMETIMES: &[(&str, &str)] = &[("Problem", "errors")];
 
 /// The largest integer that every language reads right (RFC 8259 §6); counts stay far below.
 const INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// What an entry of the audit log names of changed fields.
+const AUDIT_FIELDS_MAX: usize = 32;
+/// A field's name.
+const AUDIT_FIELD_CHARS_MAX: usize = 64;
 
 /// Texts and lists by the name of their field, with how long they get at most.
 const LONGEST: &[(&str, usize)] = &[
@@ -35,7 +46,9 @@ const LONGEST: &[(&str, usize)] = &[
     ("items", PAGE_LIMIT_MAX as usize),
     ("next_cursor", 64),
     ("ordering_key", KEY_CHARS_MAX),
+    ("keys", 2),
     ("pointer", 8192),
+    ("public_key", 128),
     ("response_body", RESPONSE_BODY_KEPT_BYTES),
     ("signing_secret", 128),
     ("summary", 4096),
@@ -140,6 +153,10 @@ pub(super) fn bound_length(name: &str, schema: &mut Map<String, Value>) {
         ("array", Some(max)) => {
             schema.entry("maxItems").or_insert(max.into());
         }
+        ("array", _) if name == "fields" => {
+            let name = json!({ "type": "string", "maxLength": AUDIT_FIELD_CHARS_MAX });
+            schema.extend([("maxItems".to_owned(), AUDIT_FIELDS_MAX.into()), ("items".to_owned(), name)]);
+        }
         ("object", _) if name == "headers" => {
             schema.insert("maxProperties".to_owned(), STATIC_HEADERS_MAX.into());
             let value = json!({ "type": "string", "maxLength": STATIC_HEADER_BYTES_MAX });
@@ -167,6 +184,7 @@ fn bound_number(value: &mut Value) {
         }
     }
     let (format, min, max) = match schema.get("format").and_then(Value::as_str) {
+        Some("uint8") => ("int32", Some(0), u64::from(u8::MAX)),
         Some("uint16") => ("int32", Some(0), u64::from(u16::MAX)),
         Some("uint32") => ("int64", Some(0), u64::from(u32::MAX)),
         Some("uint64") => ("int64", Some(0), INTEGER_MAX),

@@ -1,9 +1,13 @@
 //! A page for each kind of problem: what it means, and what to do about it.
 
+use poem::http::header::CONTENT_SECURITY_POLICY;
 use poem::web::Html;
 use poem::{IntoResponse as _, Response, handler, web::Path};
 
 use super::{Kind, Problem};
+
+/// The pages are text and nothing else.
+const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// `GET /problems/{name}`.
 #[handler]
@@ -11,7 +15,7 @@ pub(in crate::api) fn show(Path(name): Path<String>) -> Result<Response, Problem
     let kind = Kind::ALL.iter().find(|kind| kind.name() == name);
     let kind =
         *kind.ok_or_else(|| Problem::new(Kind::NotFound, "there is no kind of problem with this name"))?;
-    Ok(Html(html(kind)).into_response())
+    Ok(Html(html(kind)).with_header(CONTENT_SECURITY_POLICY, POLICY).into_response())
 }
 
 fn html(kind: Kind) -> String {
@@ -40,6 +44,15 @@ const fn explain(kind: Kind) -> &'static str {
         Kind::ApiKeyRequired => {
             "This server has API keys, and the request carries none or one that it does not know. Send \
              Authorization: Bearer and the key. An event whose signature is right needs no key."
+        }
+        Kind::Forbidden => {
+            "The API key is valid, but a tenant's, and this is for admins: keys, limits of tenants, the nodes, \
+             and subscriptions on behalf of another tenant."
+        }
+        Kind::TooManyGuesses => {
+            "Many API keys that this server does not know came from one address, so for a few seconds it looks \
+             up none from there. A right key that was used a moment ago still works. Wait as long as Retry-After \
+             says, and send the right key."
         }
         Kind::InvalidSignature => {
             "The subscription has a secret_key, so each event must be signed: X-Webhook-Signature-256: \
@@ -73,8 +86,9 @@ const fn explain(kind: Kind) -> &'static str {
              not be compressed: they are kept byte for byte and never unpacked."
         }
         Kind::MisdirectedRequest => {
-            "A server without API keys answers to addresses and to plain names such as localhost only, so \
-             that no website can reach it through a name of its own. Use the address, or set POSTHORN_ADMIN_KEY."
+            "A server without API keys answers to addresses and to plain names such as localhost only, and not \
+             to pages of other places, so that no website can reach it, be it through a name of its own. Use \
+             the address, or set POSTHORN_ADMIN_KEY."
         }
         Kind::InvalidFields => {
             "The body is JSON, but some fields are unknown, of the wrong type, out of range or not allowed. \

@@ -12,7 +12,6 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 /// How long what comes after a refusal is thrown away.
@@ -34,14 +33,14 @@ impl Refused {
 }
 
 /// A connection that closes in stages where its last answer was a refusal.
-pub(super) struct Lingering {
-    stream: TcpStream,
+pub(super) struct Lingering<S> {
+    stream: S,
     refused: Refused,
     closing: Option<(Pin<Box<Sleep>>, usize)>,
 }
 
-impl Lingering {
-    pub(super) fn new(stream: TcpStream, refused: Refused) -> Self {
+impl<S: AsyncRead + Unpin> Lingering<S> {
+    pub(super) fn new(stream: S, refused: Refused) -> Self {
         Self { stream, refused, closing: None }
     }
 
@@ -61,7 +60,7 @@ impl Lingering {
     }
 }
 
-impl AsyncRead for Lingering {
+impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -71,7 +70,7 @@ impl AsyncRead for Lingering {
     }
 }
 
-impl AsyncWrite for Lingering {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use poem_openapi::types::MaybeUndefined;
 use posthorn_domain::address::{AddressGuard, ForbiddenAddress};
+use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::limits::{
     DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
@@ -14,7 +15,10 @@ use posthorn_domain::subscription::{OnExhausted, Ordering, RateLimit, RetryOverr
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 
-use super::input::{Policies, RetrySettings, SubscriptionCreate, SubscriptionUpdate};
+use super::input::{
+    ClientCertificate as ClientCertificateInput, Policies, RetrySettings, SubscriptionCreate,
+    SubscriptionUpdate,
+};
 use crate::api::body::push_segment;
 use crate::api::change::{field, set, set_or, within};
 use crate::api::problem::{Faults, Problem};
@@ -32,6 +36,8 @@ pub(super) struct Change {
     rate_limit: MaybeUndefined<RateLimit>,
     retry: MaybeUndefined<RetryChange>,
     timeout: MaybeUndefined<Duration>,
+    asymmetric_signature: MaybeUndefined<bool>,
+    client_certificate: MaybeUndefined<ClientCertificate>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -42,13 +48,14 @@ struct RetryChange {
     on_exhausted: MaybeUndefined<OnExhausted>,
 }
 
-/// A new subscription's tenant and configuration.
+/// A new subscription's tenant and configuration; `own` is the tenant where none is named.
 pub(super) fn creation(
     body: SubscriptionCreate,
+    own: Option<&Tenant>,
     guard: &AddressGuard,
 ) -> Result<(Tenant, SubscriptionConfig), Problem> {
     let mut faults = Faults::default();
-    let tenant = body.tenant.as_deref().map_or(Ok(Tenant::default()), str::parse);
+    let tenant = body.tenant.as_deref().map_or_else(|| Ok(own.cloned().unwrap_or_default()), str::parse);
     let tenant = faults.take("/tenant", tenant);
     let target = target(&body.target_url, guard, &mut faults);
     let change = policies(body.into_policies(), &mut faults);
@@ -64,6 +71,8 @@ pub(super) fn creation(
             retry: RetryOverrides::default(),
             timeout: None,
             secret_key: None,
+            asymmetric_signature: false,
+            client_certificate: None,
         };
         change.check_with(&config, &mut faults);
         change.apply(&mut config);
@@ -116,6 +125,8 @@ impl Change {
         set(&mut config.max_in_flight, self.max_in_flight);
         set(&mut config.rate_limit, self.rate_limit);
         set(&mut config.timeout, self.timeout);
+        set_or(&mut config.asymmetric_signature, self.asymmetric_signature, false);
+        set(&mut config.client_certificate, self.client_certificate);
         match self.retry {
             MaybeUndefined::Undefined => {}
             MaybeUndefined::Null => config.retry = RetryOverrides::default(),
@@ -154,7 +165,18 @@ fn policies(body: Policies, faults: &mut Faults) -> Change {
         timeout: field(body.timeout_seconds, "/timeout_seconds", faults, |timeout| {
             seconds(timeout, TIMEOUT_MIN, TIMEOUT_MAX)
         }),
+        asymmetric_signature: body.asymmetric_signature,
+        client_certificate: client_certificate(body.client_certificate, faults),
     }
+}
+
+fn client_certificate(
+    given: MaybeUndefined<ClientCertificateInput>,
+    faults: &mut Faults,
+) -> MaybeUndefined<ClientCertificate> {
+    field(given, "/client_certificate", faults, |given| {
+        ClientCertificate::parse(&given.certificate, &given.private_key).map_err(|error| error.to_string())
+    })
 }
 
 fn secret_key(text: &str) -> Result<SecretKey, String> {
@@ -236,7 +258,7 @@ mod tests {
     fn create(fields: &Value) -> Result<(Tenant, SubscriptionConfig), Problem> {
         let mut body = json!({"target_url": "http://127.0.0.1/"});
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        creation(serde_json::from_value(body).unwrap(), &guard())
+        creation(serde_json::from_value(body).unwrap(), None, &guard())
     }
 
     fn change(config: &mut SubscriptionConfig, body: Value) -> Result<(), Problem> {
@@ -315,11 +337,15 @@ mod tests {
 
     #[test]
     fn what_is_absent_stays_and_null_clears() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let client_certificate =
+            json!({"certificate": certificate.pem(), "private_key": key.serialize_pem()});
         let everything = json!({
             "secret_key": "k", "description": "d", "headers": {"X-A": "1"}, "ordering": "key",
             "max_in_flight": 7, "rate_limit": {"requests_per_second": 2.5, "burst": 3},
             "retry": {"max_retries": 2, "initial_delay_seconds": 0.5, "on_exhausted": "pause"},
-            "timeout_seconds": 1.5,
+            "timeout_seconds": 1.5, "asymmetric_signature": true, "client_certificate": client_certificate,
         });
         let (_, full) = create(&everything).unwrap();
         let (_, empty) = create(&json!({})).unwrap();
@@ -339,6 +365,8 @@ mod tests {
             "rate_limit",
             "retry",
             "timeout_seconds",
+            "asymmetric_signature",
+            "client_certificate",
         ] {
             change(&mut config, json!({field: null})).unwrap();
         }

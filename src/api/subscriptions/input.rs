@@ -5,6 +5,7 @@
 //! those that hold are the domain's ([`super::check`]), and a test compares the two.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
@@ -50,6 +51,12 @@ macro_rules! subscription_body {
             #[serde(default)]
             #[oai(validator(minimum(value = "0.1"), maximum(value = "120")))]
             pub(super) timeout_seconds: MaybeUndefined<f64>,
+            /// Also sign with Ed25519 (Standard Webhooks, `v1a`), and show the public key at `/.well-known/webhook-keys`; false where left out.
+            #[serde(default)]
+            pub(super) asymmetric_signature: MaybeUndefined<bool>,
+            /// Shown to an endpoint that asks who calls (mutual TLS); never shown again.
+            #[serde(default, deserialize_with = "object")]
+            pub(super) client_certificate: MaybeUndefined<ClientCertificate>,
         }
 
         impl $name {
@@ -64,6 +71,8 @@ macro_rules! subscription_body {
                     rate_limit: self.rate_limit,
                     retry: self.retry,
                     timeout_seconds: self.timeout_seconds,
+                    asymmetric_signature: self.asymmetric_signature,
+                    client_certificate: self.client_certificate,
                 }
             }
         }
@@ -104,6 +113,26 @@ pub(super) struct Policies {
     pub(super) rate_limit: MaybeUndefined<RateLimit>,
     pub(super) retry: MaybeUndefined<RetrySettings>,
     pub(super) timeout_seconds: MaybeUndefined<f64>,
+    pub(super) asymmetric_signature: MaybeUndefined<bool>,
+    pub(super) client_certificate: MaybeUndefined<ClientCertificate>,
+}
+
+/// A certificate with its private key.
+#[derive(Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct ClientCertificate {
+    /// PEM: the certificate, then those that lead to one the endpoint trusts.
+    #[oai(validator(max_length = 16384))]
+    pub(super) certificate: String,
+    /// PEM: PKCS #8, PKCS #1 or SEC 1.
+    #[oai(validator(max_length = 16384))]
+    pub(super) private_key: String,
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientCertificate(…)")
+    }
 }
 
 /// When a failed delivery of this subscription is tried again. At a change what is absent stays, null clears.

@@ -43,6 +43,10 @@ pub(in crate::api) struct Subscription {
     /// How long an attempt may take, in seconds.
     #[oai(validator(minimum(value = "0.1"), maximum(value = "120")))]
     timeout_seconds: Option<f64>,
+    /// Whether deliveries are also signed with Ed25519; the public keys stand at `/.well-known/webhook-keys`.
+    asymmetric_signature: bool,
+    /// Whether there is a certificate for endpoints that ask who calls; it is never shown itself.
+    client_certificate_set: bool,
     /// Whether events must be signed; the secret itself is never shown.
     secret_key_set: bool,
     /// Whether it takes events in and sends them.
@@ -142,6 +146,8 @@ impl Subscription {
             rate_limit: config.rate_limit.map(RateLimit::from),
             retry: RetryPolicy::of(config.retry),
             timeout_seconds: config.timeout.map(|timeout| timeout.as_secs_f64()),
+            asymmetric_signature: config.asymmetric_signature,
+            client_certificate_set: config.client_certificate.is_some(),
             secret_key_set: config.secret_key.is_some(),
             status: SubscriptionStatus(subscription.status),
             status_reason: subscription.status_reason.map(StatusReason),

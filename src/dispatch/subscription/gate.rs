@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use posthorn_domain::cluster::Standing;
 use posthorn_domain::lane::{Gate, Hold};
 use posthorn_domain::places::Claim;
 use posthorn_domain::subscription::RateLimit;
@@ -14,6 +15,9 @@ use super::super::admission::{Asked, Invitation, Place};
 use super::super::pace::Pace;
 use super::super::tenants::TenantState;
 use super::LaneMsg;
+
+/// When the leases are looked at again.
+const LEASE_PAUSE: Duration = Duration::from_millis(200);
 
 /// A lane is in memory for so long before it makes room for those that wait outside. Coming back costs
 /// two reads, and within it a lane of many sends some twenty deliveries.
@@ -85,7 +89,7 @@ impl ShellGate {
             Hold::Capacity | Hold::Crowd => {
                 self.parts.admission.rests_until(self.tenant.name()).map_or(hold, Hold::TenantRate)
             }
-            Hold::Rate(_) | Hold::TenantRate(_) => hold,
+            Hold::Rate(_) | Hold::TenantRate(_) | Hold::Lease(_) => hold,
         }
     }
 
@@ -102,6 +106,9 @@ impl ShellGate {
 
 impl Gate for ShellGate {
     fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold> {
+        if self.parts.leases.standing(now) != Standing::Valid {
+            return Err(Hold::Lease(now + LEASE_PAUSE));
+        }
         // Whatever it waits for now, it is not on its way any more.
         self.invitation = None;
         // Looked at first, so that no place is taken from others in vain; nobody else takes a turn.

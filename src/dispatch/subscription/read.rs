@@ -13,7 +13,7 @@ use tracing::warn;
 
 use super::super::Parts;
 use super::super::backoff::Backoff;
-use super::{Changed, LaneMsg, Opened};
+use super::{LaneMsg, Opened};
 use crate::store::lanes::{Scope, Waiting};
 use crate::store::{CircuitState, LaneHealth, LaneStart};
 
@@ -38,13 +38,12 @@ pub(super) async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<L
     let _ = lane.cast(LaneMsg::Opened(found));
 }
 
-/// Reads the subscription again, after its own outcome changed it.
-pub(super) async fn refresh(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {
+/// Reads the subscription again, after its own outcome or somebody else changed it.
+pub(super) async fn refresh(parts: Arc<Parts>, id: SubscriptionId, number: u64, lane: ActorRef<LaneMsg>) {
     let found = until_read(&parts, || parts.store.subscription_view(id)).await;
     if let Some(view) = found {
         let after = parts.caches.keep_subscription(view.subscription).await;
-        let change = Changed { after, fresh_start: false, retries_forgiven: false };
-        let _ = lane.cast(LaneMsg::Changed(Box::new(change)));
+        let _ = lane.cast(LaneMsg::Refreshed(number, after));
     }
 }
 

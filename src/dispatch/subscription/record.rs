@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use posthorn_domain::circuit::Circuit;
+use posthorn_domain::cluster::Epoch;
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::{AttemptId, SubscriptionId};
 use posthorn_domain::lane::{Health, Record, Standing};
@@ -19,7 +20,7 @@ use crate::store::{CircuitState, LaneHealth};
 pub(super) fn outcome(
     clock: Clock,
     subscription_id: SubscriptionId,
-    endpoint_version: i64,
+    (endpoint_version, epoch): (i64, Epoch),
     record: &Record,
     reply: Attempted,
     began: Timestamp,
@@ -50,6 +51,7 @@ pub(super) fn outcome(
             Standing::Disabled(reason) => (SubscriptionStatus::Disabled, reason),
         }),
         endpoint_version,
+        epoch,
     }
 }
 

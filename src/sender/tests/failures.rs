@@ -1,5 +1,6 @@
 //! Every way an attempt can fail, with its kind, in time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::io::AsyncWriteExt as _;
@@ -113,7 +114,7 @@ async fn slow_names_end_with_the_time_out() {
         std::thread::sleep(Duration::from_secs(1));
         Ok(Vec::new())
     });
-    let sender = Sender::build(settings, slow, |builder| builder).unwrap();
+    let sender = Sender::build(settings, slow, Vec::new()).unwrap();
     let case = Case::to("http://slow.example/").within(Duration::from_millis(200));
     check(&case.send(&sender).await, Failure::Timeout);
 }
@@ -161,6 +162,45 @@ async fn of_mixed_addresses_only_the_allowed_are_dialled() {
     let case = Case::to(&forbidden.url_at("mixed.example")).within(Duration::from_millis(300));
     check(&case.send(&sender()).await, Failure::Timeout);
     assert_eq!(forbidden.connections().await, 0);
+}
+
+/// How often the name below was asked for.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+/// Means an allowed address when it is asked the first time, and a forbidden one from then on (DNS rebinding).
+#[expect(clippy::unnecessary_wraps, reason = "as every resolver")]
+fn rebound(_: &str) -> io::Result<Vec<SocketAddr>> {
+    let last = if ASKED.fetch_add(1, Ordering::SeqCst) == 0 { 1 } else { 2 };
+    Ok(vec![([127, 0, 0, last], 0).into()])
+}
+
+/// What was judged is what is dialled, for as long as it is known; what the name means then is judged anew.
+#[tokio::test]
+async fn names_that_change_their_meaning_gain_nothing() {
+    let allowed = Endpoint::new(|mut stream| async move {
+        read_request(&mut stream).await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    })
+    .await;
+    let port = allowed.address.port();
+    let Ok(forbidden) = TcpListener::bind(("127.0.0.2", port)).await else { return };
+    let settings = settings(&["127.0.0.1/32"]);
+    let sender = || {
+        let resolver = Resolver::new(settings.guard.clone(), rebound);
+        Sender::build(settings.clone(), resolver, Vec::new()).unwrap()
+    };
+    let case = Case::to(&allowed.url_at("rebound.example"));
+    let knowing = sender();
+    for _ in 0..3 {
+        let reply = case.send(&knowing).await;
+        assert_eq!((reply.status_code, reply.error), (Some(200), None));
+    }
+    assert_eq!(ASKED.load(Ordering::SeqCst), 1, "asked once, judged and dialled");
+    check(&case.send(&sender()).await, Failure::ForbiddenAddress);
+    assert_eq!(ASKED.load(Ordering::SeqCst), 2);
+    assert_eq!(allowed.connections().await, 3);
+    let nobody = tokio::time::timeout(Duration::from_millis(1), forbidden.accept()).await;
+    assert!(nobody.is_err(), "nothing is dialled that was not judged");
 }
 
 /// The attempt log is read by tenants and goes to log files.

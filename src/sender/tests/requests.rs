@@ -1,12 +1,18 @@
 //! What the receiver gets.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use reqwest::header::{HeaderMap, HeaderName};
 use standardwebhooks::Webhook;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::Barrier;
 
-use super::endpoint::{Arrived, Endpoint};
+use super::endpoint::{Arrived, Endpoint, read_request};
 use super::*;
+use crate::sender::client::{IDLE_PER_HOST_MAX, IDLE_TIME};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -115,6 +121,34 @@ async fn connections_are_used_again_but_not_for_long() {
     tokio::time::sleep(Duration::from_millis(1900)).await;
     assert!(case.send(&sender).await.is_success());
     assert_eq!(endpoint.connections().await, 3, "the asker's own is the second");
+}
+
+/// However many an endpoint took at once: what is kept for the next delivery is bounded.
+#[tokio::test]
+async fn kept_connections_are_few() {
+    const AT_ONCE: usize = 300;
+    let (all_here, open) = (Arc::new(Barrier::new(AT_ONCE)), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&open);
+    let endpoint = Endpoint::new(move |mut stream| {
+        let (all_here, open) = (Arc::clone(&all_here), Arc::clone(&counted));
+        async move {
+            open.fetch_add(1, Ordering::SeqCst);
+            while read_request(&mut stream).await.is_some() {
+                all_here.wait().await;
+                let _ = stream.write_all(OK.as_bytes()).await;
+            }
+            open.fetch_sub(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let (sender, case) = (sender(), Case::to(&endpoint.url()));
+    let replies = join_all((0..AT_ONCE).map(|_| case.send(&sender))).await;
+    assert!(replies.iter().all(Reply::is_success));
+    let begun = std::time::Instant::now();
+    while open.load(Ordering::SeqCst) > IDLE_PER_HOST_MAX {
+        assert!(begun.elapsed() < IDLE_TIME / 2, "{open:?} are kept");
+        tokio::task::yield_now().await;
+    }
 }
 
 /// The client reads the environment when it is built, so a process of its own is needed.

@@ -74,8 +74,7 @@ pub(super) fn https(endpoint: &Endpoint, host: &str) -> Case {
 pub(super) fn trusting(identity: &CertifiedKey<KeyPair>) -> Sender {
     let settings = settings(&["127.0.0.1/32"]);
     let resolver = Resolver::new(settings.guard.clone(), test_names);
-    let root = reqwest::Certificate::from_der(identity.cert.der()).unwrap();
-    Sender::build(settings, resolver, |builder| builder.tls_certs_merge([root])).unwrap()
+    Sender::build(settings, resolver, vec![identity.cert.der().clone()]).unwrap()
 }
 
 #[tokio::test]
@@ -135,5 +134,38 @@ async fn endpoints_that_ask_for_a_certificate_of_ours() {
             let reply = https(&endpoint, "allowed.example").send(&trusting(&identity)).await;
             assert_eq!((reply.status_code, reply.error), (None, Some(Failure::Tls)), "{protocol}");
         }
+    }
+}
+
+/// Each subscription's own certificate, and on connections of its own.
+#[tokio::test]
+async fn endpoints_are_shown_the_certificate_that_is_given() {
+    let (trusted, stranger) = (self_signed(|_| ()), self_signed(|_| ()));
+    let acceptor = demanding(&trusted, &["http/1.1"]);
+    let endpoint = Endpoint::new(move |stream| {
+        let acceptor = acceptor.clone();
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            let mut request = [0; 4096];
+            while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            }
+        }
+    })
+    .await;
+    let sender = trusting(&trusted);
+    let given = |identity: &CertifiedKey<KeyPair>| {
+        let (certificate, key) = (identity.cert.pem(), identity.signing_key.serialize_pem());
+        Some(ClientCertificate::parse(&certificate, &key).unwrap())
+    };
+    for (certificate, answer) in [
+        (given(&trusted), (Some(200), None)),
+        (None, (None, Some(Failure::Tls))),
+        (given(&stranger), (None, Some(Failure::Tls))),
+        (given(&trusted), (Some(200), None)),
+    ] {
+        let case = Case { client_certificate: certificate, ..https(&endpoint, "allowed.example") };
+        let reply = case.send(&sender).await;
+        assert_eq!((reply.status_code, reply.error), answer);
     }
 }

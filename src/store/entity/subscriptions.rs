@@ -1,8 +1,9 @@
 //! `subscriptions`: configuration and standing. A deleted one stays until its deliveries are gone.
 
 use sea_orm::entity::prelude::*;
+use serde::{Deserialize, Serialize};
 
-#[derive(Clone, Debug, PartialEq, DeriveEntityModel)]
+#[derive(Clone, Debug, PartialEq, DeriveEntityModel, Serialize, Deserialize)]
 #[sea_orm(table_name = "subscriptions")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
@@ -31,6 +32,13 @@ pub struct Model {
     pub created_at_ms: i64,
     pub updated_at_ms: i64,
     pub deleted_at_ms: Option<i64>,
+    /// Which key the secrets are encrypted with; none: they stand in clear.
+    pub sealed_by: Option<String>,
+    /// 0 or 1. Entries of the cache that are older than the column go without.
+    #[serde(default)]
+    pub asymmetric_signature: i16,
+    #[serde(default)]
+    pub client_certificate: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

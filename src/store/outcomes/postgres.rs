@@ -1,24 +1,30 @@
 //! A batch in one statement; in a transaction of several only where there is more to say.
 
-use std::collections::BTreeMap;
+use std::borrow::Borrow;
+use std::collections::{BTreeMap, BTreeSet};
 
+use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, PgConnection};
 
 use super::super::stats::{Writer, minute};
 use super::super::subscriptions::circuit_code;
-use super::super::{Error, LaneHealth};
+use super::super::{Error, LaneHealth, cluster};
 use super::{Outcome, STANDING, Started, number};
 
-/// `changed` finds each delivery by primary key and leaves one alone that somebody ended; `logged`
-/// and `counted` follow what it found.
+/// `input` is what began under an epoch that its slot still has; the lock keeps it so until the commit.
+/// `changed` finds each delivery by primary key and leaves one alone that somebody ended; `logged` and
+/// `counted` follow what it found.
 const RECORD: &str = "
 WITH input AS MATERIALIZED (
-    SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
+    SELECT t.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
                          $7::bytea[], $8::text[], $9::bigint[], $10::bigint[], $11::smallint[], $12::bigint[],
-                         $13::bigint[], $14::text[])
+                         $13::bigint[], $14::text[], $17::smallint[], $18::bigint[])
         AS t (id, delivery_id, subscription_id, attempt_number, outcome, status_code, response_body,
-              error_message, duration_ms, attempted_at_ms, status, next_attempt_at_ms, completed_at_ms, error)
+              error_message, duration_ms, attempted_at_ms, status, next_attempt_at_ms, completed_at_ms, error,
+              slot, epoch)
+    JOIN slots s ON s.slot = t.slot AND s.epoch = t.epoch
+    ORDER BY t.slot FOR SHARE OF s
 ), changed AS (
     UPDATE webhook_deliveries d SET
         attempt_count = i.attempt_number,
@@ -37,12 +43,20 @@ WITH input AS MATERIALIZED (
     SELECT id, delivery_id, subscription_id, attempt_number, outcome, status_code, response_body, error_message,
            duration_ms, attempted_at_ms
     FROM changed
+), counted AS (
+    INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed)
+    SELECT $15, $16 + 3 * (pg_backend_pid() % 32), 0, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4)
+    FROM changed WHERE ended HAVING count(*) > 0
+    ON CONFLICT (minute, writer) DO UPDATE SET succeeded = stats_minutes.succeeded + excluded.succeeded,
+                                               failed = stats_minutes.failed + excluded.failed
 )
-INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed)
-SELECT $15, $16, 0, count(*) FILTER (WHERE status = 3), count(*) FILTER (WHERE status = 4)
-FROM changed WHERE ended HAVING count(*) > 0
-ON CONFLICT (minute, writer) DO UPDATE SET succeeded = stats_minutes.succeeded + excluded.succeeded,
-                                           failed = stats_minutes.failed + excluded.failed";
+SELECT count(*) FROM input";
+
+/// The slots that have these epochs, locked until the commit; in the order of their numbers, as everything
+/// locks that locks several.
+const FENCE: &str = "
+SELECT s.slot FROM unnest($1::smallint[], $2::bigint[]) AS t (slot, epoch)
+JOIN slots s ON s.slot = t.slot AND s.epoch = t.epoch ORDER BY s.slot FOR SHARE OF s";
 
 const MARK: &str = "
 UPDATE webhook_deliveries d SET status = 1, next_attempt_at_ms = NULL
@@ -61,7 +75,22 @@ pub(super) async fn record(
     started: &[Started],
     outcomes: &[Outcome],
     now: Timestamp,
-) -> Result<(), Error> {
+) -> Result<BTreeSet<Slot>, Error> {
+    let alone = started.is_empty() && outcomes.iter().all(|o| o.health.is_none() && o.standing.is_none());
+    if alone {
+        let written = insert(connection, outcomes, now).await?;
+        if written == outcomes.len() {
+            return Ok(BTreeSet::new());
+        }
+        let asked = outcomes.iter().map(|outcome| (outcome.slot(), outcome.epoch)).collect();
+        return Ok(fence(connection, &asked).await?.lost);
+    }
+    let mut tx = connection.begin().await?;
+    let began = outcomes.iter().map(|outcome| (outcome.slot(), outcome.epoch));
+    let asked = began.chain(started.iter().map(|started| (started.slot, started.epoch))).collect();
+    let Fence { held, lost } = fence(&mut tx, &asked).await?;
+    let started: Vec<_> = started.iter().filter(|s| held.contains(&(s.slot, s.epoch))).copied().collect();
+    let outcomes: Vec<_> = outcomes.iter().filter(|o| held.contains(&(o.slot(), o.epoch))).collect();
     // The last word on each lane, in id order, as everything locks that locks several.
     let health: BTreeMap<_, _> = outcomes
         .iter()
@@ -70,14 +99,9 @@ pub(super) async fn record(
             Some((outcome.attempt.subscription_id.0, (health, outcome.endpoint_version)))
         })
         .collect();
-    let alone = started.is_empty() && health.is_empty() && outcomes.iter().all(|o| o.standing.is_none());
-    if alone {
-        return insert(connection, outcomes, now).await;
-    }
-    let mut tx = connection.begin().await?;
-    mark(&mut tx, started).await?;
+    mark(&mut tx, &started).await?;
     if !outcomes.is_empty() {
-        insert(&mut tx, outcomes, now).await?;
+        insert(&mut tx, &outcomes, now).await?;
     }
     write_health(&mut tx, &health).await?;
     for outcome in outcomes {
@@ -92,12 +116,44 @@ pub(super) async fn record(
                 .await?;
         }
     }
-    tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))
+    tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))?;
+    Ok(lost)
 }
 
-async fn insert(connection: &mut PgConnection, outcomes: &[Outcome], now: Timestamp) -> Result<(), Error> {
-    let attempts = || outcomes.iter().map(|outcome| &outcome.attempt);
-    sqlx::query(RECORD)
+/// Which of some slots have the epochs that were asked for.
+struct Fence {
+    held: BTreeSet<(Slot, Epoch)>,
+    lost: BTreeSet<Slot>,
+}
+
+async fn fence(connection: &mut PgConnection, asked: &BTreeSet<(Slot, Epoch)>) -> Result<Fence, Error> {
+    let pairs: Vec<_> = asked.iter().copied().collect();
+    let found: Vec<(i16,)> = sqlx::query_as(FENCE)
+        .bind(cluster::numbers(&pairs))
+        .bind(cluster::epochs(&pairs))
+        .fetch_all(connection)
+        .await?;
+    let found: BTreeSet<i16> = found.into_iter().map(|(slot,)| slot).collect();
+    // Of two epochs of one slot at most the later can be the slot's.
+    let latest = |slot| pairs.iter().rfind(|(other, _)| *other == slot).copied();
+    let held: BTreeSet<_> = asked
+        .iter()
+        .filter(|pair| found.contains(&pair.0.0.into()) && latest(pair.0) == Some(**pair))
+        .copied()
+        .collect();
+    let lost = asked.iter().filter(|pair| !found.contains(&pair.0.0.into())).map(|(slot, _)| *slot).collect();
+    Ok(Fence { held, lost })
+}
+
+/// Returns how many of them began under an epoch that their slot still has.
+async fn insert<O: Borrow<Outcome>>(
+    connection: &mut PgConnection,
+    outcomes: &[O],
+    now: Timestamp,
+) -> Result<usize, Error> {
+    let outcomes = || outcomes.iter().map(Borrow::borrow);
+    let attempts = || outcomes().map(|outcome| &outcome.attempt);
+    let written: i64 = sqlx::query_scalar(RECORD)
         .bind(attempts().map(|a| a.id.0).collect::<Vec<_>>())
         .bind(attempts().map(|a| a.delivery_id.0).collect::<Vec<_>>())
         .bind(attempts().map(|a| a.subscription_id.0).collect::<Vec<_>>())
@@ -110,15 +166,17 @@ async fn insert(connection: &mut PgConnection, outcomes: &[Outcome], now: Timest
             attempts().map(|a| i64::try_from(a.duration.as_millis()).unwrap_or(i64::MAX)).collect::<Vec<_>>(),
         )
         .bind(attempts().map(|a| a.attempted_at.as_millis()).collect::<Vec<_>>())
-        .bind(outcomes.iter().map(|o| o.status.code()).collect::<Vec<_>>())
-        .bind(outcomes.iter().map(|o| o.next_attempt_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
-        .bind(outcomes.iter().map(|o| o.completed_at(now)).collect::<Vec<_>>())
-        .bind(outcomes.iter().map(Outcome::error).collect::<Vec<_>>())
+        .bind(outcomes().map(|o| o.status.code()).collect::<Vec<_>>())
+        .bind(outcomes().map(|o| o.next_attempt_at.map(Timestamp::as_millis)).collect::<Vec<_>>())
+        .bind(outcomes().map(|o| o.completed_at(now)).collect::<Vec<_>>())
+        .bind(outcomes().map(Outcome::error).collect::<Vec<_>>())
         .bind(minute(now))
         .bind(Writer::Outcomes.code())
-        .execute(connection)
+        .bind(outcomes().map(|o| i16::from(o.slot().0)).collect::<Vec<_>>())
+        .bind(outcomes().map(|o| o.epoch.0).collect::<Vec<_>>())
+        .fetch_one(connection)
         .await?;
-    Ok(())
+    Ok(usize::try_from(written).unwrap_or(0))
 }
 
 async fn mark(connection: &mut PgConnection, started: &[Started]) -> Result<(), Error> {

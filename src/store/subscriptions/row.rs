@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::signature::{SecretKey, SigningSecret};
@@ -18,14 +19,19 @@ use super::super::columns::{
     rate_limit_to_columns,
 };
 use super::super::entity::{lane_health, subscriptions};
+use super::super::vault::Vault;
 use super::{CircuitState, LaneHealth};
 
-pub(super) fn from_subscription(subscription: &Subscription) -> Result<subscriptions::Model, Error> {
+/// The row as it is stored, its secrets encrypted.
+pub(in crate::store) fn from_subscription(
+    subscription: &Subscription,
+    vault: &Vault,
+) -> Result<subscriptions::Model, Error> {
     let config = &subscription.config;
     let headers: BTreeMap<&str, &str> = config.headers.iter().collect();
     let previous = subscription.signing.previous.as_ref();
     let (requests_per_second, burst) = rate_limit_to_columns(config.rate_limit);
-    Ok(subscriptions::Model {
+    vault.seal(subscriptions::Model {
         id: subscription.id.0,
         tenant: subscription.tenant.to_string(),
         target_url: config.target.as_str().to_owned(),
@@ -51,10 +57,17 @@ pub(super) fn from_subscription(subscription: &Subscription) -> Result<subscript
         created_at_ms: subscription.created_at.as_millis(),
         updated_at_ms: subscription.updated_at.as_millis(),
         deleted_at_ms: None,
+        sealed_by: None,
+        asymmetric_signature: config.asymmetric_signature.into(),
+        client_certificate: config.client_certificate.as_ref().map(|pair| pair.expose().to_owned()),
     })
 }
 
-pub(super) fn to_subscription(row: subscriptions::Model) -> Result<Subscription, Error> {
+pub(in crate::store) fn to_subscription(
+    row: subscriptions::Model,
+    vault: &Vault,
+) -> Result<Subscription, Error> {
+    let row = vault.open(row)?;
     let bad = |what: &'static str| move || Error::corrupt(what, row.id);
     let headers: BTreeMap<String, String> =
         serde_json::from_str(&row.headers).map_err(|_| Error::corrupt("headers", row.id))?;
@@ -80,6 +93,12 @@ pub(super) fn to_subscription(row: subscriptions::Model) -> Result<Subscription,
             .map(|key| SecretKey::parse(&key))
             .transpose()
             .map_err(|_| Error::corrupt("secret key", row.id))?,
+        asymmetric_signature: row.asymmetric_signature != 0,
+        client_certificate: row
+            .client_certificate
+            .map(|text| ClientCertificate::from_stored(&text))
+            .transpose()
+            .map_err(|_| Error::corrupt("client certificate", row.id))?,
     };
     Ok(Subscription {
         id: SubscriptionId(row.id),

@@ -39,6 +39,11 @@ impl Window {
         self.heard_of(last);
     }
 
+    /// The highest number heard of.
+    pub(in crate::lane) const fn known(&self) -> Sequence {
+        self.known
+    }
+
     /// A delivery is there. Whether that is news.
     fn heard_of(&mut self, sequence: Sequence) -> bool {
         let news = sequence > self.known;

@@ -1,0 +1,208 @@
+//! Which API keys open what.
+//!
+//! A key is looked up by its digest and kept at hand for a few seconds, so that one that is revoked at another
+//! node, or in the database, opens nothing soon after, whatever is lost on the way. That is why keys are not
+//! shared through Redis either. Whoever sends many keys that nobody knows is kept waiting, by address.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use governor::clock::DefaultClock;
+use governor::state::keyed::HashMapStateStore;
+use governor::{Quota, RateLimiter};
+use moka::future::Cache;
+use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
+use posthorn_domain::audit::Actor;
+use posthorn_domain::id::KeyId;
+use posthorn_domain::time::Timestamp;
+use subtle::ConstantTimeEq as _;
+
+use super::problem::Problem;
+use crate::clock::Clock;
+use crate::store::Store;
+
+/// How long a key is used without being looked up. A revoked one is refused within 5 s.
+const KEPT: Duration = Duration::from_secs(4);
+/// Keys at hand.
+const KEPT_MAX: u64 = 10_000;
+/// When a key was used last is noted no more often.
+const USE_NOTED_EACH: Duration = Duration::from_mins(1);
+
+/// Different unknown keys that one address may send at once, after a rest of as many seconds.
+const GUESSES: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
+/// How long no key is looked up for an address that sent more.
+const GUESSERS_WAIT: Duration = Duration::from_secs(5);
+/// Addresses whose guesses are counted each for itself.
+const GUESSERS_MAX: usize = 10_000;
+
+/// The keys that open the API. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Keyring(Arc<Inner>);
+
+struct Inner {
+    store: Store,
+    clock: Clock,
+    /// From the configuration; opens everything, with or without the store.
+    admin: Option<KeyDigest>,
+    /// Whether nobody needs a key now.
+    open: Option<Open>,
+    known: Cache<KeyDigest, Arc<KeyRecord>>,
+    /// Keys that nobody knows. A client that sends a wrong one over and over is set up wrongly and guesses nothing.
+    unknown: Cache<KeyDigest, ()>,
+    guesses: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
+    guessers: Cache<IpAddr, ()>,
+}
+
+/// A server that is open as long as there is no key.
+struct Open {
+    /// Whether there is none, as far as is known.
+    now: AtomicBool,
+    /// When that was asked last.
+    asked_at: Mutex<Instant>,
+}
+
+impl Keyring {
+    /// The keys in the store, and `admin`. Where that is none and `may_be_open`, nobody needs a key as long as
+    /// there is none; `has_keys` is whether there is one now.
+    pub(super) fn new(
+        store: Store,
+        clock: Clock,
+        admin: Option<KeyDigest>,
+        may_be_open: bool,
+        has_keys: bool,
+    ) -> Self {
+        let open = Open { now: AtomicBool::new(!has_keys), asked_at: Mutex::new(Instant::now()) };
+        Self(Arc::new(Inner {
+            store,
+            clock,
+            open: Some(open).filter(|_| may_be_open && admin.is_none()),
+            admin,
+            known: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
+            unknown: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
+            guesses: RateLimiter::hashmap(Quota::per_second(NonZeroU32::MIN).allow_burst(GUESSES)),
+            guessers: Cache::builder().max_capacity(GUESSERS_MAX as u64).time_to_live(GUESSERS_WAIT).build(),
+        }))
+    }
+
+    /// Whether nobody needs a key: there is none, and the server may be open then. Does not wait for the store,
+    /// so that a key that was made at another place counts some seconds later.
+    pub(super) fn is_open(&self) -> bool {
+        let Some(open) = &self.0.open else { return false };
+        let mut asked_at = open.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked_at.elapsed() > KEPT {
+            *asked_at = Instant::now();
+            let inner = Arc::clone(&self.0);
+            tokio::spawn(async move {
+                if let (Some(open), Ok(some)) = (&inner.open, inner.store.has_keys(false).await) {
+                    open.now.store(!some, Ordering::Release);
+                }
+            });
+        }
+        open.now.load(Ordering::Acquire)
+    }
+
+    /// How far `key`, sent from `address`, opens the API, and who has it; not at all where nobody knows it.
+    pub(super) async fn access(
+        &self,
+        key: &[u8],
+        address: Option<IpAddr>,
+    ) -> Result<Option<(Access, Actor)>, Problem> {
+        let inner = &self.0;
+        let digest = KeyDigest::of(key);
+        if inner.admin.is_some_and(|admin| admin.0.ct_eq(&digest.0).into()) {
+            return Ok(Some((Access::Admin, Actor::AdminKey)));
+        }
+        let now = inner.clock.now();
+        if let Some(record) = inner.known.get(&digest).await {
+            return Ok(record.is_valid_at(now).then(|| opened(&record)));
+        }
+        if inner.unknown.contains_key(&digest) {
+            return Ok(None);
+        }
+        let address = network(address);
+        if inner.guessers.contains_key(&address) {
+            return Err(Problem::too_many_guesses(GUESSERS_WAIT));
+        }
+        let found = inner.store.key_by_digest(digest).await?.filter(|record| record.is_valid_at(now));
+        let Some(record) = found else {
+            inner.unknown.insert(digest, ()).await;
+            self.count_guess(address).await;
+            return Ok(None);
+        };
+        self.note_use(record.id, record.last_used_at, now);
+        let opened = opened(&record);
+        inner.known.insert(digest, Arc::new(record)).await;
+        Ok(Some(opened))
+    }
+
+    /// A key was made, here.
+    pub(super) async fn added(&self, digest: KeyDigest) {
+        self.0.unknown.invalidate(&digest).await;
+        if let Some(open) = &self.0.open {
+            open.now.store(false, Ordering::Release);
+        }
+    }
+
+    /// A key was revoked, here.
+    pub(super) async fn revoked(&self, digest: KeyDigest) {
+        self.0.known.invalidate(&digest).await;
+    }
+
+    async fn count_guess(&self, address: IpAddr) {
+        let Inner { guesses, guessers, .. } = &*self.0;
+        if guesses.len() >= GUESSERS_MAX {
+            guesses.retain_recent();
+        }
+        // Beyond what is counted each for itself, all others count as one.
+        let counted = if guesses.len() < GUESSERS_MAX { address } else { Ipv6Addr::UNSPECIFIED.into() };
+        if guesses.check_key(&counted).is_err() && guessers.get(&address).await.is_none() {
+            tracing::warn!(%address, "too many wrong API keys");
+            guessers.insert(address, ()).await;
+        }
+    }
+
+    fn note_use(&self, id: KeyId, last: Option<Timestamp>, now: Timestamp) {
+        if last.is_some_and(|last| now.since(last) < USE_NOTED_EACH) {
+            return;
+        }
+        let store = self.0.store.clone();
+        tokio::spawn(async move {
+            if let Err(error) = store.note_key_use(id, now).await {
+                tracing::debug!(%error, "when a key was used is not noted");
+            }
+        });
+    }
+}
+
+fn opened(record: &KeyRecord) -> (Access, Actor) {
+    (record.access.clone(), Actor::ApiKey(record.id))
+}
+
+/// What guesses are counted by: an address, of IPv6 its network of 64 bits, which is what one host has.
+fn network(address: Option<IpAddr>) -> IpAddr {
+    match address.map(|address| address.to_canonical()) {
+        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        Some(v4) => v4,
+        None => Ipv6Addr::UNSPECIFIED.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_are_counted_by_their_network() {
+        for (address, counted) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(network(Some(address.parse().unwrap())), counted.parse::<IpAddr>().unwrap());
+        }
+        assert_eq!(network(None), Ipv6Addr::UNSPECIFIED);
+    }
+}

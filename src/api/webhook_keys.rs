@@ -1,0 +1,59 @@
+//! `/.well-known/webhook-keys`: public keys, for receivers, who have no API key.
+
+use poem_openapi::param::Path;
+use poem_openapi::{Object, OpenApi};
+use posthorn_domain::asymmetric::AsymmetricKey;
+use posthorn_domain::id::SubscriptionId;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Tag;
+use super::body::Json;
+use super::problem::Problem;
+use super::words::Time;
+use crate::clock::Clock;
+use crate::dispatch::Control;
+
+pub(super) struct WebhookKeys {
+    pub(super) control: Control,
+    pub(super) clock: Clock,
+}
+
+/// What verifies a subscription's deliveries.
+#[derive(Serialize, Object)]
+struct WebhookKeySet {
+    /// The newest first; two while a rotation overlaps.
+    keys: Vec<WebhookKey>,
+}
+
+/// A public key.
+#[derive(Serialize, Object)]
+struct WebhookKey {
+    /// Verifies signatures that begin with `v1a,` (Standard Webhooks): `whpk_` and the base64 of 32 bytes (Ed25519).
+    #[oai(validator(pattern = "^whpk_"))]
+    public_key: String,
+    /// When it stops to sign, where a newer one took its place.
+    signs_until: Option<Time>,
+}
+
+#[OpenApi(tag = "Tag::Subscriptions")]
+impl WebhookKeys {
+    /// Show the public keys that deliveries are verified with
+    ///
+    /// Needs no API key. There are none but for subscriptions with `asymmetric_signature`.
+    #[oai(path = "/.well-known/webhook-keys/:id", method = "get", operation_id = "getWebhookKeys")]
+    async fn show(
+        &self,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<WebhookKeySet>, Problem> {
+        let found = self.control.subscription(SubscriptionId(id.0)).await?;
+        let found = found.filter(|found| found.config.asymmetric_signature);
+        let signing = &found.ok_or_else(Problem::no_subscription)?.signing;
+        let keys = signing.in_force(self.clock.now()).map(|(secret, until)| WebhookKey {
+            public_key: AsymmetricKey::of(secret).public(),
+            signs_until: until.map(Time),
+        });
+        Ok(Json(WebhookKeySet { keys: keys.collect() }))
+    }
+}

@@ -1,0 +1,123 @@
+//! `posthorn keys`: API keys without the service, for the first one and when none is at hand.
+
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use posthorn_domain::api_key::{Access, ApiKey, KeyName, KeyRecord};
+use posthorn_domain::audit::{Actor, Stamp};
+use posthorn_domain::id::KeyId;
+use posthorn_domain::limits::PAGE_LIMIT_MAX;
+use posthorn_domain::tenant::Tenant;
+use posthorn_domain::time::Timestamp;
+use uuid::Uuid;
+
+use crate::app;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::{self, Store};
+
+/// What to do with the keys of `DATABASE_URL`.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Make a key and print it; it is shown this once.
+    Create {
+        /// For people: who has it.
+        #[arg(long, default_value = "")]
+        name: KeyName,
+        /// The one tenant whose things it opens; without it, it opens everything.
+        #[arg(long)]
+        tenant: Option<Tenant>,
+        /// After how many hours it opens nothing; without it, it does until it is revoked.
+        #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+        expires_in_hours: Option<u32>,
+    },
+    /// List the keys, the newest first.
+    List,
+    /// End a key; running nodes refuse it within 5 seconds.
+    Revoke {
+        /// As the list shows it.
+        id: KeyId,
+    },
+}
+
+/// Runs the command; the error is one line.
+pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
+    let store = open(config).await.map_err(|error| error.to_string())?;
+    let done = act(arguments.act, &store).await;
+    store.close().await;
+    done
+}
+
+/// The first key may be made before the service ever ran.
+async fn open(config: &Config) -> Result<Store, store::Error> {
+    let store = Store::connect(&app::store_settings(config)).await?;
+    if store.migrations().await?.iter().any(|(_, applied)| !applied) {
+        let _lock = store.lock_instance().await?;
+        store.migrate_up().await?;
+    }
+    Ok(store)
+}
+
+async fn act(act: Act, store: &Store) -> Result<(), String> {
+    let now = Clock::system().now();
+    match act {
+        Act::Create { name, tenant, expires_in_hours } => {
+            let key = ApiKey::from_random(rand::random());
+            let record = KeyRecord {
+                id: KeyId(Uuid::now_v7()),
+                name,
+                access: tenant.map_or(Access::Admin, Access::Tenant),
+                created_at: now,
+                expires_at: expires_in_hours.map(|hours| now.plus(Duration::from_hours(hours.into()))),
+                last_used_at: None,
+            };
+            store
+                .insert_key(&record, key.digest(), Actor::Command)
+                .await
+                .map_err(|error| error.to_string())?;
+            print(key.expose())
+        }
+        Act::List => list(store).await,
+        Act::Revoke { id } => match store
+            .revoke_key(id, Stamp { by: Actor::Command, at: now })
+            .await
+            .map_err(|error| error.to_string())?
+        {
+            Some(_) => Ok(()),
+            None => Err(format!("{id}: there is no API key with this id")),
+        },
+    }
+}
+
+async fn list(store: &Store) -> Result<(), String> {
+    let mut page = 1;
+    loop {
+        let found = store.list_keys(None, page, PAGE_LIMIT_MAX).await.map_err(|error| error.to_string())?;
+        if found.items.is_empty() {
+            return Ok(());
+        }
+        for key in found.items {
+            let access =
+                key.access.tenant().map_or_else(|| "admin".to_owned(), |name| format!("tenant {name}"));
+            let (expires, used) = (or_never(key.expires_at), or_never(key.last_used_at));
+            print(&format!("{}  {access}  expires {expires}  used {used}  {}", key.id, key.name.as_str()))?;
+        }
+        page += 1;
+    }
+}
+
+fn or_never(time: Option<Timestamp>) -> String {
+    time.map_or_else(|| "never".to_owned(), |time| time.to_string())
+}
+
+/// Who reads may have gone, as `head` does.
+fn print(line: &str) -> Result<(), String> {
+    writeln!(io::stdout(), "{line}").map_err(|error| error.to_string())
+}

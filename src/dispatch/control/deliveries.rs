@@ -1,0 +1,112 @@
+//! What a person may do to one delivery, and why it waits.
+
+use std::time::Duration;
+
+use posthorn_domain::audit::Actor;
+use posthorn_domain::delivery::{Delivery, WaitingFor};
+use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
+use posthorn_domain::lane::Held;
+use posthorn_domain::subscription::{Ordering, Subscription, SubscriptionStatus};
+use posthorn_domain::waiting::{Facts, StoredCircuit};
+use tokio::sync::oneshot;
+
+use super::Control;
+use crate::dispatch::dispatcher::DispatcherMsg;
+use crate::store::{Change, CircuitState, Error};
+
+/// How long an actor may take to say why it holds a delivery.
+const EXPLAIN_PATIENCE: Duration = Duration::from_millis(500);
+
+impl Control {
+    /// Makes a delivery that waits for its retry due now.
+    pub async fn retry(&self, by: Actor, id: DeliveryId) -> Result<Change, Error> {
+        let change = self.parts.store.retry_delivery(id, self.stamp(by)).await?;
+        if let Change::Done(delivery) = &change {
+            let message = DispatcherMsg::RetryNow(delivery.subscription_id, delivery.sequence);
+            self.parts.dispatcher.tell(message);
+        }
+        Ok(change)
+    }
+
+    /// Ends an unfinished delivery `failed`; a lane that was paused by it goes on.
+    pub async fn skip(&self, by: Actor, id: DeliveryId) -> Result<Change, Error> {
+        let change = self.parts.store.skip_delivery(id, self.stamp(by)).await?;
+        if let Change::Done(delivery) = &change {
+            let message = DispatcherMsg::Skipped(delivery.subscription_id, delivery.sequence);
+            self.parts.dispatcher.tell(message);
+            self.resume_after_skip(by, delivery).await?;
+        }
+        Ok(change)
+    }
+
+    async fn resume_after_skip(&self, by: Actor, skipped: &Delivery) -> Result<(), Error> {
+        use posthorn_domain::subscription::StatusReason::RetriesExhausted;
+        let Some(subscription) = self.subscription(skipped.subscription_id).await? else { return Ok(()) };
+        let by_retries = subscription.status == SubscriptionStatus::Paused
+            && subscription.status_reason == Some(RetriesExhausted);
+        if by_retries && skipped.attempt_count > 0 {
+            self.resume(by, skipped.subscription_id).await?;
+        }
+        Ok(())
+    }
+
+    /// Why each of `deliveries`, all of one subscription, is not being sent right now; none for
+    /// those that are finished.
+    pub async fn waiting_for(
+        &self,
+        id: SubscriptionId,
+        deliveries: &[Delivery],
+    ) -> Result<Vec<Option<WaitingFor>>, Error> {
+        if deliveries.iter().all(|delivery| delivery.status.is_finished()) {
+            return Ok(vec![None; deliveries.len()]);
+        }
+        let Some(view) = self.parts.store.subscription_view(id).await? else {
+            return Ok(vec![None; deliveries.len()]);
+        };
+        let held = self.held(id, deliveries).await;
+        let mut reasons = Vec::with_capacity(deliveries.len());
+        for (delivery, held) in deliveries.iter().zip(held) {
+            let mut facts = Facts {
+                status: delivery.status,
+                due: delivery.next_attempt_at,
+                standing: view.subscription.status,
+                earlier: None,
+                circuit: match view.circuit.state {
+                    CircuitState::Closed => StoredCircuit::Closed,
+                    CircuitState::Open | CircuitState::HalfOpen => StoredCircuit::Open(view.circuit.retry_at),
+                },
+                held,
+            };
+            if facts.depend_on_its_line() {
+                facts.earlier = self.earlier(&view.subscription, delivery).await?;
+            }
+            let clock = self.parts.clock;
+            reasons.push(facts.explain(clock.now(), |at| clock.timestamp(at)));
+        }
+        Ok(reasons)
+    }
+
+    /// What the lane itself knows of each delivery.
+    async fn held(&self, id: SubscriptionId, deliveries: &[Delivery]) -> Vec<Option<Held>> {
+        let (reply, answer) = oneshot::channel();
+        let sequences = deliveries.iter().map(|delivery| delivery.sequence).collect();
+        self.parts.dispatcher.tell(DispatcherMsg::Explain(id, sequences, reply));
+        match tokio::time::timeout(EXPLAIN_PATIENCE, answer).await {
+            Ok(Ok(held)) => held,
+            _ => vec![None; deliveries.len()],
+        }
+    }
+
+    /// The earlier delivery that `delivery` has to wait for.
+    async fn earlier(
+        &self,
+        subscription: &Subscription,
+        delivery: &Delivery,
+    ) -> Result<Option<Sequence>, Error> {
+        match (subscription.config.ordering, &delivery.ordering_key) {
+            (Ordering::Strict, _) => self.parts.store.earlier_unfinished(delivery, None).await,
+            (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,
+            (Ordering::Key, None) | (Ordering::None, _) => Ok(None),
+        }
+    }
+}
