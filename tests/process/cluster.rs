@@ -1,0 +1,431 @@
+//! Several nodes on one database behave as one, and any of them may die.
+//!
+//! The load hands events for strict subscriptions to all nodes in turns, each under an idempotency key until
+//! it is accepted. What is checked is what the endpoint saw: everything that was accepted, each subscription's
+//! in order and never backwards, how much of it twice, and for how long nothing came.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use rand::RngExt as _;
+use reqwest::Method;
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::support::command;
+use crate::support::postgres::Server;
+use crate::support::proxy::Proxy;
+use crate::support::random::seeded;
+use crate::support::redis::Redis;
+use crate::support::{Backend, Client, Database, Posthorn, Received, Receiver, Reply, eventually};
+
+/// Short, so that a test need not wait for long.
+const LEASE: Duration = Duration::from_secs(3);
+const SETTINGS: &[(&str, &str)] = &[("POSTHORN_LEASE_SECONDS", "3")];
+const SUBSCRIPTIONS: usize = 12;
+/// Between two events of one subscription.
+const PACE: Duration = Duration::from_millis(20);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_share_the_work_and_repeat_nothing() {
+    let mut world = World::start(3).await;
+    world.balanced().await;
+    let load = world.load();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = world.end(load).await;
+    assert_eq!((seen.repeats, seen.late), (0, 0));
+    assert!(seen.silence < Duration::from_secs(1), "nothing came for {:?}", seen.silence);
+    for node in &mut world.nodes {
+        assert!(node.terminate().await.success());
+    }
+    assert_eq!(world.database.number("SELECT count(*) FROM nodes").await, 0);
+    assert_eq!(world.database.number("SELECT count(*) FROM slots WHERE owner IS NOT NULL").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_node_had_goes_on_elsewhere() {
+    let mut world = World::start(3).await;
+    world.balanced().await;
+    let load = world.load();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.nodes[1].kill().await;
+    world.clients.send_modify(|clients| drop(clients.remove(1)));
+    tokio::time::sleep(LEASE + Duration::from_secs(3)).await;
+    let seen = world.end(load).await;
+    assert_eq!(seen.late, 0);
+    assert!(seen.silence < LEASE + Duration::from_secs(2), "nothing came for {:?}", seen.silence);
+    assert!(seen.repeats <= SUBSCRIPTIONS, "{} repeats: at most one of each was in flight", seen.repeats);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_node_comes_back_and_changes_nothing() {
+    let world = World::start(3).await;
+    world.balanced().await;
+    // Slow, so that each lane has a request in flight when its node stops.
+    world.receiver.answer(|_| Reply::status(200).after(Duration::from_millis(30)));
+    let load = world.load();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.nodes[1].signal(Signal::SIGSTOP);
+    let all = world.clients.borrow().clone();
+    world.clients.send_modify(|clients| drop(clients.remove(1)));
+    tokio::time::sleep(LEASE * 3).await;
+    world.nodes[1].signal(Signal::SIGCONT);
+    world.clients.send_replace(all);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // What stood between the last look at the leases and the network when it stopped may come as late as it
+    // likes; it was in flight.
+    let seen = world.end(load).await;
+    assert!(seen.repeats <= SUBSCRIPTIONS, "{} repeats: at most one of each was in flight", seen.repeats);
+    // Of each attempt that counts there is one row, whoever made it.
+    let twice =
+        "(SELECT delivery_id FROM delivery_attempts GROUP BY delivery_id HAVING count(*) > 1) AS twice";
+    world.database.check_none("attempts beside the one that was recorded", twice).await;
+    world.balanced().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_is_not_noticed() {
+    let mut world = World::start(3).await;
+    world.balanced().await;
+    let load = world.load();
+    for index in 0..world.nodes.len() {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        let ended = world.nodes[index].terminate().await;
+        assert!(ended.success(), "{ended}");
+        world.nodes[index].start_again().await;
+        let client = world.nodes[index].client().clone();
+        world.clients.send_modify(|clients| clients[index] = client);
+        world.balanced().await;
+    }
+    let seen = world.end(load).await;
+    assert_eq!(seen.repeats, 0);
+    assert!(seen.silence < Duration::from_secs(1), "nothing came for {:?}", seen.silence);
+}
+
+/// Sessions end at random, and then the whole server, as a crash ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_to_the_database_costs_time_only() {
+    let server = Server::start();
+    let database = Database::create_on(server.url().parse().unwrap()).await;
+    let world = World::start_on(database, 3, SETTINGS).await;
+    world.balanced().await;
+    let load = world.load();
+    let mut random = seeded("sessions that end");
+    for _ in 0..15 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let end_some = format!(
+            "SELECT pg_terminate_backend(pid)::int::bigint FROM (SELECT pid FROM pg_stat_activity \
+             WHERE datname = current_database() AND pid <> pg_backend_pid() \
+             ORDER BY md5(pid::text || '{}') LIMIT 3) AS chosen",
+            random.random::<u32>()
+        );
+        assert!(!world.database.numbers(&end_some).await.is_empty());
+    }
+    let down = Instant::now();
+    server.crash();
+    server.come_back();
+    let down = down.elapsed();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = world.end(load).await;
+    // What was in flight when its outcome could not be written in time.
+    assert!(seen.repeats <= SUBSCRIPTIONS, "{} repeats", seen.repeats);
+    assert_eq!(seen.late, 0);
+    let most = down + LEASE + Duration::from_secs(2);
+    assert!(seen.silence < most, "nothing came for {:?}, {down:?} of it without a server", seen.silence);
+    world.balanced().await;
+}
+
+/// Its connection for notices stands still, open: what others take for it and what they change is found.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_hears_nothing_looks_for_itself() {
+    let database = Database::create(Backend::Postgres).await;
+    let direct: url::Url = database.url().parse().unwrap();
+    let proxy = Proxy::start((direct.host_str().unwrap(), direct.port().unwrap_or(5432))).await;
+    let mut through = direct.clone();
+    through.set_host(Some("127.0.0.1")).unwrap();
+    through.set_port(Some(proxy.port)).unwrap();
+    let settings = [SETTINGS, &[("DATABASE_LISTEN_URL", through.as_str())]].concat();
+    let mut world = World::start_on(database, 1, SETTINGS).await;
+    let deaf = Posthorn::start_on(Arc::clone(&world.database), &settings).await;
+    world.nodes.push(deaf);
+    world.balanced().await;
+    let (one, deaf) = (world.nodes[0].client(), world.nodes[1].client());
+    let cluster = deaf.get("/cluster").await.expect(200).json;
+    let nodes = cluster["nodes"].as_array().unwrap();
+    let own = nodes.iter().find(|node| node["id"] == cluster["node"]).unwrap();
+    let is_own = |id: &&String| {
+        let slot = i64::from_str_radix(&id[34..], 16).unwrap();
+        own["slots"].as_array().unwrap().contains(&json!(slot))
+    };
+    let lanes: Vec<_> = world.subscriptions.iter().filter(is_own).collect();
+    assert!(!lanes.is_empty(), "a lane of the other node");
+    proxy.cut();
+    for id in lanes {
+        let began = Instant::now();
+        let delivery = one.ingest(id, json!({"n": 1})).await;
+        world.receiver.until("the event", |log| log.iter().any(|r| r.delivery_id() == delivery)).await;
+        assert!(began.elapsed() < Duration::from_millis(1500), "it took {:?}", began.elapsed());
+        one.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let held = one.ingest(id, json!({"n": 2})).await;
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(world.arrived(id), [1], "{id} is paused");
+        one.post(format!("/subscriptions/{id}/resume")).await.expect(200);
+        one.delivery_in(&held, "success").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_to_redis_is_not_noticed() {
+    let mut redis = Redis::start().await;
+    let url = redis.url();
+    let settings = [SETTINGS, &[("REDIS_URL", url.as_str())]].concat();
+    let world = World::start_on(Database::create(Backend::Postgres).await, 3, &settings).await;
+    world.balanced().await;
+    let load = world.load();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        redis.kill().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        redis.come_back().await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        redis.signal(Signal::SIGSTOP);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        redis.signal(Signal::SIGCONT);
+    }
+    let seen = world.end(load).await;
+    assert_eq!((seen.repeats, seen.late), (0, 0));
+    assert!(seen.silence < Duration::from_secs(1), "nothing came for {:?}", seen.silence);
+}
+
+/// `JOIN=9 cargo test --test process cluster::many` lets as many join as a server of a hundred connections
+/// bears when nothing else uses it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_that_join_at_once_share_evenly() {
+    let mut world = World::start(1).await;
+    world.balanced().await;
+    let database = &world.database;
+    let join = std::env::var("JOIN").map_or(4, |text| text.parse().expect("a number"));
+    let joined = (0..join).map(|_| Posthorn::start_on(Arc::clone(database), SETTINGS));
+    let joined = futures_util::future::join_all(joined);
+    world.nodes.extend(joined.await);
+    let began = Instant::now();
+    world.balanced().await;
+    assert!(began.elapsed() < LEASE * 2, "it took {:?}", began.elapsed());
+    let cluster = world.nodes[3].client().get("/cluster").await.expect(200).json;
+    let shares =
+        cluster["nodes"].as_array().unwrap().iter().map(|node| node["slots"].as_array().unwrap().len());
+    let shares: Vec<_> = shares.collect();
+    assert_eq!(shares.iter().sum::<usize>(), 256, "{shares:?}");
+    let even = 256 / (join + 1);
+    assert!(shares.iter().all(|share| [even, even + 1].contains(share)), "{shares:?}");
+}
+
+/// What a person changes on one node holds for a lane that runs on another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_reach_the_node_that_sends() {
+    let world = World::start(2).await;
+    world.balanced().await;
+    let clients = world.clients.borrow().clone();
+    let [one, other] = &clients[..] else { panic!("two nodes") };
+    for id in &world.subscriptions {
+        one.ingest(id, json!({"n": 1})).await;
+        world.receiver.until("the first", |log| log.iter().any(|r| r.path == path(id))).await;
+        other.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+        // Told with the commit, so the lane knows before long.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let held = one.ingest(id, json!({"n": 2})).await;
+        let skipped = other.ingest(id, json!({"n": 3})).await;
+        other.post(format!("/deliveries/{skipped}/skip")).await.expect(200);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(world.arrived(id), [1], "{id} is paused");
+        one.post(format!("/subscriptions/{id}/resume")).await.expect(200);
+        other.delivery_in(&held, "success").await;
+        assert_eq!(world.arrived(id), [1, 2]);
+        other.delete(format!("/subscriptions/{id}")).await.expect(204);
+        assert_eq!(one.get(format!("/subscriptions/{id}")).await.status, 404);
+    }
+}
+
+crate::support::on_both_databases!(one_node_holds_everything);
+
+async fn one_node_holds_everything(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let cluster = eventually("all slots", async || {
+        let cluster = posthorn.client().get("/cluster").await.expect(200).json;
+        let slots = cluster["nodes"][0]["slots"].as_array().map(Vec::len);
+        if slots == Some(256) { Ok(cluster) } else { Err(cluster.to_string()) }
+    })
+    .await;
+    let [node] = &cluster["nodes"].as_array().unwrap()[..] else { panic!("{cluster}") };
+    assert_eq!(node["id"], cluster["node"]);
+    assert_eq!((&node["version"], &node["leaving"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(false)));
+    assert!(node["heartbeat_age_seconds"].as_f64().unwrap() < 10.0, "{node}");
+}
+
+/// The schema is not taken from under a node; and a node that is older than the schema does not start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_fits_who_works_on_it() {
+    let mut world = World::start(1).await;
+    world.balanced().await;
+    let down = command::run(&world.database, &["migrate", "down"], &[]).await;
+    down.refused("posthorn is running on this database");
+    assert!(world.nodes[0].terminate().await.success());
+    command::run(&world.database, &["migrate", "down"], &[]).await.succeeded();
+    command::run(&world.database, &["migrate", "up"], &[]).await.succeeded();
+    world.database.execute("INSERT INTO seaql_migrations VALUES ('m29991231_000001_later', 0)").await;
+    command::run(&world.database, &["serve"], &[]).await.refused("newer version than this program");
+}
+
+struct World {
+    database: Arc<Database>,
+    nodes: Vec<Posthorn>,
+    receiver: Receiver,
+    subscriptions: Vec<String>,
+    /// Of the nodes that take events now.
+    clients: watch::Sender<Vec<Client>>,
+}
+
+/// What the endpoint saw of a load.
+struct Seen {
+    /// Requests for what had come before.
+    repeats: usize,
+    /// Those of them that came after a later one.
+    late: usize,
+    /// The longest time in which nothing came for a subscription.
+    silence: Duration,
+}
+
+struct Load {
+    wanted: watch::Sender<bool>,
+    writers: JoinSet<(String, i64)>,
+}
+
+fn path(id: &str) -> String {
+    format!("/{id}")
+}
+
+impl World {
+    async fn start(nodes: usize) -> Self {
+        Self::start_on(Database::create(Backend::Postgres).await, nodes, SETTINGS).await
+    }
+
+    async fn start_on(database: Database, nodes: usize, settings: &[(&str, &str)]) -> Self {
+        let database = Arc::new(database);
+        let mut world = Self {
+            nodes: Vec::new(),
+            receiver: Receiver::always(Reply::status(200)).await,
+            subscriptions: Vec::new(),
+            clients: watch::Sender::default(),
+            database,
+        };
+        for _ in 0..nodes {
+            let node = Posthorn::start_on(Arc::clone(&world.database), settings).await;
+            world.clients.send_modify(|clients| clients.push(node.client().clone()));
+            world.nodes.push(node);
+        }
+        let client = world.nodes[0].client();
+        for number in 0..SUBSCRIPTIONS {
+            let id = client.subscribe(&world.receiver.url("/"), json!({})).await.id;
+            let target =
+                json!({"target_url": world.receiver.url(&path(&id)), "description": number.to_string()});
+            client.put_json(format!("/subscriptions/{id}"), target).await.expect(200);
+            world.subscriptions.push(id);
+        }
+        world
+    }
+
+    /// Waits until every node has its share of the slots.
+    async fn balanced(&self) {
+        let (count, nodes) = (
+            "SELECT count(*) FROM slots WHERE until_ms > extract(epoch FROM now()) * 1000 GROUP BY owner",
+            self.nodes.len(),
+        );
+        eventually("an even share for each node", async || {
+            let shares = self.database.numbers(count).await;
+            let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
+            let even =
+                shares.len() == nodes && shares.iter().sum::<i64>() == 256 && most <= least.map(|n| n + 1);
+            if even { Ok(()) } else { Err(format!("{shares:?}")) }
+        })
+        .await;
+    }
+
+    /// Events for all subscriptions until it is ended.
+    fn load(&self) -> Load {
+        let wanted = watch::Sender::new(true);
+        let mut writers = JoinSet::new();
+        for (number, id) in self.subscriptions.iter().enumerate() {
+            writers.spawn(hand_in(number, id.clone(), wanted.subscribe(), self.clients.subscribe()));
+        }
+        Load { wanted, writers }
+    }
+
+    /// Ends the load, waits for everything that was accepted, and checks its order.
+    async fn end(&self, load: Load) -> Seen {
+        load.wanted.send_replace(false);
+        let accepted: BTreeMap<String, i64> = load.writers.join_all().await.into_iter().collect();
+        for (id, count) in &accepted {
+            let last = |log: &[Received]| {
+                log.iter().any(|request| request.path == path(id) && request.sequence() == *count)
+            };
+            self.receiver.until("the last event of each subscription", last).await;
+        }
+        let log = self.receiver.requests();
+        let (mut repeats, mut late, mut silence) = (0, 0, Duration::ZERO);
+        for (id, count) in accepted {
+            let arrived = self.arrived(&id);
+            let mut reached = 0;
+            for sequence in &arrived {
+                assert!(*sequence <= reached + 1, "{id}: {sequence} after {reached}");
+                late += usize::from(*sequence < reached);
+                reached = reached.max(*sequence);
+            }
+            assert_eq!(reached, count);
+            repeats += arrived.len() - usize::try_from(count).unwrap();
+            let times: Vec<_> = log.iter().filter(|r| r.path == path(&id)).map(|r| r.opened).collect();
+            let gaps = times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0]));
+            silence = silence.max(gaps.max().unwrap_or_default());
+        }
+        println!("{} requests, {repeats} repeats, {late} late, nothing for {silence:?} at most", log.len());
+        Seen { repeats, late, silence }
+    }
+
+    fn arrived(&self, id: &str) -> Vec<i64> {
+        let log = self.receiver.requests();
+        log.iter().filter(|request| request.path == path(id)).map(Received::sequence).collect()
+    }
+}
+
+/// Hands in events for one subscription, each to the next node, until they are accepted.
+async fn hand_in(
+    number: usize,
+    id: String,
+    wanted: watch::Receiver<bool>,
+    clients: watch::Receiver<Vec<Client>>,
+) -> (String, i64) {
+    let mut count = 0_i64;
+    let mut turn = number;
+    while *wanted.borrow() {
+        count += 1;
+        loop {
+            turn += 1;
+            let client = {
+                let clients = clients.borrow();
+                clients[turn % clients.len()].clone()
+            };
+            let call = client.call(Method::POST, format!("/ingest/{id}"));
+            let call = call.header("idempotency-key", format!("{count}")).json(&json!({"n": count}));
+            match tokio::time::timeout(Duration::from_secs(2), call.try_send()).await {
+                Ok(Some(answer)) if answer.status == 202 => break,
+                Ok(Some(answer)) => assert_eq!(answer.status, 503, "{}", answer.json),
+                Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    (id, count)
+}
