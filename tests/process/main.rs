@@ -17,6 +17,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod audit;
 mod backlog;
 mod changes;
 mod changes_in_flight;
@@ -38,6 +39,7 @@ mod in_flight;
 mod ingest;
 mod ingest_signature;
 mod isolation;
+mod keys;
 mod lifecycle;
 mod open_circuits;
 mod ordering;
@@ -48,9 +50,11 @@ mod retention;
 mod retries;
 mod retry_after;
 mod scale;
+mod secrets;
 mod shared_cache;
 mod status;
 mod subscription_refusals;
 mod subscriptions;
 mod tenants;
+mod tls;
 mod waiting_for;

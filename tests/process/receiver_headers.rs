@@ -5,14 +5,15 @@ use std::time::{Duration, UNIX_EPOCH};
 use reqwest::Method;
 use serde_json::json;
 
-use crate::support::server::FAST;
-use crate::support::signature::{sha256_signature, verifies};
+use crate::support::server::{ADMIN_KEY, FAST};
+use crate::support::signature::{sha256_signature, verifies, verifies_asymmetrically};
 use crate::support::{Backend, Posthorn, Received, Receiver, Reply, on_both_databases};
 
 on_both_databases!(
     every_header_is_right,
     static_headers_are_sent_along,
     retries_keep_the_id,
+    public_keys_verify,
     rotation_signs_twice,
     test_event_takes_the_normal_path,
     replay_goes_to_the_end_of_the_line,
@@ -93,6 +94,50 @@ async fn retries_keep_the_id(backend: Backend) {
         check_timestamp(request);
         verifies(request, &subscribed.signing_secret).unwrap();
     }
+}
+
+/// What a receiver verifies with nothing but a public key.
+async fn public_keys_verify(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, &[(ADMIN_KEY, "canary-admin-key-0123456789abcdef")]).await;
+    let client = posthorn.client();
+    let stranger = client.with_key(None);
+    let receiver = Receiver::always(Reply::status(200)).await;
+    let subscribed = client.subscribe(&receiver.url("/"), json!({})).await;
+    let (shown, keys) =
+        (format!("/subscriptions/{}", subscribed.id), format!("/.well-known/webhook-keys/{}", subscribed.id));
+    assert_eq!(client.get(shown.clone()).await.expect(200).json["asymmetric_signature"], false);
+    client.ingest(&subscribed.id, json!(1)).await;
+    assert!(!receiver.ended(1).await[0].header("webhook-signature").contains("v1a,"));
+    // As for one that does not exist.
+    let hidden = stranger.get(keys.clone()).await.expect(404);
+    let absent =
+        stranger.get(format!("/.well-known/webhook-keys/{}", uuid::Uuid::now_v7())).await.expect(404);
+    assert_eq!(hidden.json["detail"], absent.json["detail"]);
+
+    client.put_json(shown.clone(), json!({"asymmetric_signature": true})).await.expect(200);
+    let set = stranger.get(keys.clone()).await.expect(200).json;
+    let old = set["keys"][0]["public_key"].as_str().unwrap().to_owned();
+    assert_eq!(set, json!({"keys": [{"public_key": old, "signs_until": null}]}));
+    client.ingest(&subscribed.id, json!({"n": 2})).await;
+    let received = receiver.ended(2).await.remove(1);
+    verifies(&received, &subscribed.signing_secret).unwrap();
+    assert!(verifies_asymmetrically(&received, &old));
+    assert!(!verifies_asymmetrically(&Received { body: b"{}".to_vec(), ..received }, &old));
+
+    client.post(format!("{shown}/signing-secret/rotate")).await.expect(200);
+    let set = stranger.get(keys.clone()).await.expect(200).json;
+    let new = set["keys"][0]["public_key"].as_str().unwrap().to_owned();
+    assert_ne!(new, old);
+    assert_eq!(set["keys"][1]["public_key"], old.as_str());
+    let until =
+        set["keys"][1]["signs_until"].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+    let left = until - chrono::Utc::now();
+    assert!((chrono::TimeDelta::hours(23)..=chrono::TimeDelta::hours(24)).contains(&left), "{left}");
+    client.ingest(&subscribed.id, json!(3)).await;
+    let received = receiver.ended(3).await.remove(2);
+    assert!(verifies_asymmetrically(&received, &old) && verifies_asymmetrically(&received, &new));
+    client.put_json(shown, json!({"asymmetric_signature": null})).await.expect(200);
+    stranger.get(keys).await.expect(404);
 }
 
 async fn rotation_signs_twice(backend: Backend) {
