@@ -1,20 +1,23 @@
 // A client made by openapi-typescript and openapi-fetch against a running server: what its types promise is
-// what comes. Run by scripts/test-clients, which sets POSTHORN_URL and POSTHORN_API_KEY.
+// what comes, and what an endpoint gets verifies with the Standard Webhooks library for JavaScript. Run by scripts/test-clients, which sets POSTHORN_URL and POSTHORN_API_KEY.
 
 import assert from "node:assert/strict";
+import { createPublicKey, verify } from "node:crypto";
 import { createServer } from "node:http";
 import { once } from "node:events";
 import type { AddressInfo } from "node:net";
-import { text } from "node:stream/consumers";
-import { test } from "node:test";
+import { buffer } from "node:stream/consumers";
+import { test, type TestContext } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 import createClient from "openapi-fetch";
+import { Webhook, WebhookVerificationError } from "standardwebhooks";
 import type { components, paths } from "./schema.js";
 
 type Schemas = components["schemas"];
 
+const baseUrl = environment("POSTHORN_URL");
 const client = createClient<paths>({
-  baseUrl: environment("POSTHORN_URL"),
+  baseUrl,
   headers: { Authorization: `Bearer ${environment("POSTHORN_API_KEY")}` },
 });
 
@@ -44,7 +47,7 @@ test("a subscription lives, delivers and goes", { timeout: 30_000 }, async (t) =
   const { delivery, attempts } = await untilSuccess(delivery_id);
   assert.equal(attempts.at(-1)?.status_code, 204);
   assert.ok(Date.parse(present(delivery.completed_at ?? undefined)) >= Date.parse(delivery.created_at));
-  assert.deepEqual(receiver.bodies, [JSON.stringify(payload)]);
+  assert.deepEqual(receiver.received.map(({ body }) => body.toString()), [JSON.stringify(payload)]);
 
   const since = new Date(Date.now() - 60_000).toISOString();
   const listed = await client.GET("/subscriptions/{id}/deliveries", {
@@ -61,6 +64,41 @@ test("a subscription lives, delivers and goes", { timeout: 30_000 }, async (t) =
   assert.equal(problem.status, 404);
   assert.match(problem.type, /^\/problems\//);
   assert.equal(gone.response.headers.get("content-type"), "application/problem+json");
+});
+
+test("what is received verifies with the library of Standard Webhooks", { timeout: 30_000 }, async (t) => {
+  const { subscription, receive } = await subscribe(t, {});
+  const before = await receive({ price: "5 €" });
+  const old = new Webhook(subscription.signing_secret);
+  assert.deepEqual(old.verify(before.body, before.headers), { price: "5 €" });
+  assert.throws(() => old.verify(Buffer.from('{"price":"6 €"}'), before.headers), WebhookVerificationError);
+  const others = new Webhook(`whsec_${Buffer.alloc(32).toString("base64")}`);
+  assert.throws(() => others.verify(before.body, before.headers), WebhookVerificationError);
+
+  const rotated = await rotate(subscription.id);
+  const during = await receive({ price: null });
+  for (const secret of [subscription.signing_secret, rotated]) {
+    assert.deepEqual(new Webhook(secret).verify(during.body, during.headers), { price: null });
+    assert.throws(() => new Webhook(secret).verify(before.body, during.headers), WebhookVerificationError);
+  }
+  assert.throws(() => new Webhook(rotated).verify(before.body, before.headers), WebhookVerificationError);
+});
+
+test("what is received verifies with a public key", { timeout: 30_000 }, async (t) => {
+  const { subscription, receive } = await subscribe(t, { asymmetric_signature: true });
+  const before = await receive({ price: "5 €" });
+  assert.deepEqual(new Webhook(subscription.signing_secret).verify(before.body, before.headers), { price: "5 €" });
+  const [old] = await publicKeys(subscription.id);
+  assert.ok(verifies(before, old));
+  assert.ok(!verifies({ ...before, body: Buffer.from('{"price":"6 €"}') }, old));
+
+  await rotate(subscription.id);
+  const during = await receive(5);
+  const keys = await publicKeys(subscription.id);
+  assert.equal(keys.length, 2);
+  assert.equal(keys[1], old);
+  for (const key of keys) assert.ok(verifies(during, key));
+  assert.ok(!verifies(before, keys[0]));
 });
 
 test("a tenant's limit is set and cleared", async () => {
@@ -81,6 +119,44 @@ test("a problem names the field at fault", async () => {
   assert.deepEqual(present(error).errors?.map((field) => field.pointer), ["/target_url"]);
 });
 
+/** A subscription to a receiver of its own; `receive` gives what that gets for an event. */
+async function subscribe(t: TestContext, settings: Partial<Schemas["SubscriptionCreate"]>) {
+  const receiver = await startReceiver();
+  t.after(receiver.close);
+  const created = await client.POST("/subscriptions/", { body: { target_url: receiver.url, ...settings } });
+  const subscription = present(created.data);
+  const receive = async (body: unknown): Promise<Received> => {
+    const params = { path: { subscription_id: subscription.id } };
+    const accepted = await client.POST("/ingest/{subscription_id}", { params, body });
+    await untilSuccess(present(accepted.data).delivery_id);
+    return present(receiver.received.at(-1));
+  };
+  return { subscription, receive };
+}
+
+async function rotate(id: string): Promise<string> {
+  const { data } = await client.POST("/subscriptions/{id}/signing-secret/rotate", { params: { path: { id } } });
+  return present(data).signing_secret;
+}
+
+/** As a receiver asks for them: without an API key. */
+async function publicKeys(id: string): Promise<string[]> {
+  const stranger = createClient<paths>({ baseUrl });
+  const { data } = await stranger.GET("/.well-known/webhook-keys/{id}", { params: { path: { id } } });
+  return present(data).keys.map((key) => key.public_key);
+}
+
+/** Whether one of the `v1a` signatures is right (docs/receiving.md). */
+function verifies({ headers, body }: Received, publicKey: string | undefined): boolean {
+  const raw = Buffer.from(present(publicKey).replace(/^whpk_/, ""), "base64");
+  // Before the 32 bytes themselves stands what they are: Ed25519 (RFC 8410 §4).
+  const spki = Buffer.concat([Buffer.from("302a300506032b6570032100", "hex"), raw]);
+  const key = createPublicKey({ key: spki, format: "der", type: "spki" });
+  const signed = Buffer.concat([Buffer.from(`${headers["webhook-id"]}.${headers["webhook-timestamp"]}.`), body]);
+  const signatures = present(headers["webhook-signature"]).split(" ").filter((each) => each.startsWith("v1a,"));
+  return signatures.some((each) => verify(null, signed, key, Buffer.from(each.slice("v1a,".length), "base64")));
+}
+
 async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatus"]> {
   const deadline = Date.now() + 10_000;
   for (;;) {
@@ -92,11 +168,17 @@ async function untilSuccess(delivery_id: string): Promise<Schemas["DeliveryStatu
   }
 }
 
+interface Received {
+  headers: Record<string, string>;
+  body: Buffer;
+}
+
 /** An endpoint that keeps what it is sent and answers 204. */
 async function startReceiver() {
-  const bodies: string[] = [];
+  const received: Received[] = [];
   const server = createServer(async (request, response) => {
-    bodies.push(await text(request));
+    const headers = Object.entries(request.headers).map(([name, value]) => [name, String(value)]);
+    received.push({ headers: Object.fromEntries(headers), body: await buffer(request) });
     response.writeHead(204).end();
   });
   server.listen(0, "127.0.0.1");
@@ -106,7 +188,7 @@ async function startReceiver() {
     server.close();
     server.closeAllConnections();
   };
-  return { url: `http://127.0.0.1:${port}/hook`, bodies, close };
+  return { url: `http://127.0.0.1:${port}/hook`, received, close };
 }
 
 function present<T>(value: T | undefined): T {

@@ -1,4 +1,5 @@
-"""A client made by openapi-python-client against a running server: what its types promise is what comes.
+"""A client made by openapi-python-client against a running server: what its types promise is what comes, and what
+an endpoint gets verifies with the Standard Webhooks library for Python.
 
 Run by scripts/test-clients, which sets POSTHORN_URL and POSTHORN_API_KEY.
 """
@@ -8,6 +9,7 @@ import os
 import threading
 import time
 import unittest
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID
@@ -20,6 +22,7 @@ from posthorn_client.api.subscriptions import (
     create_subscription,
     delete_subscription,
     get_subscription,
+    rotate_signing_secret,
     update_subscription,
 )
 from posthorn_client.api.tenants import get_tenant, update_tenant
@@ -31,12 +34,14 @@ from posthorn_client.models import (
     DeliveryStatus,
     Problem,
     RateLimit,
+    SigningSecret,
     Subscription,
     SubscriptionCreate,
     SubscriptionUpdate,
     Tenant,
     TenantUpdate,
 )
+from standardwebhooks import Webhook, WebhookVerificationError
 
 CLIENT = AuthenticatedClient(
     base_url=os.environ["POSTHORN_URL"],
@@ -70,7 +75,7 @@ class GeneratedClient(unittest.TestCase):
         self.assertEqual(outcome.attempts[-1].status_code, 204)
         assert outcome.delivery.completed_at is not None
         self.assertGreaterEqual(outcome.delivery.completed_at, outcome.delivery.created_at)
-        self.assertEqual([json.loads(body) for body in receiver.bodies], [payload])
+        self.assertEqual([json.loads(each.body) for each in receiver.received], [payload])
 
         page = list_deliveries.sync(
             subscription.id,
@@ -91,6 +96,26 @@ class GeneratedClient(unittest.TestCase):
         self.assertRegex(gone.parsed.type_, "^/problems/")
         self.assertEqual(gone.headers["content-type"], "application/problem+json")
 
+    def test_what_is_received_verifies_with_the_library_of_standard_webhooks(self) -> None:
+        receiver = Receiver()
+        self.addCleanup(receiver.close)
+        subscription = create_subscription.sync(client=CLIENT, body=SubscriptionCreate(target_url=receiver.url))
+        assert isinstance(subscription, CreatedSubscription), subscription
+
+        before = self.received_for({"price": "5 €"}, subscription.id, receiver)
+        old = subscription.signing_secret
+        self.assertEqual(Webhook(old).verify(before.body, before.headers), {"price": "5 €"})
+        self.assert_refuses(old, '{"price":"6 €"}'.encode(), before.headers)
+        self.assert_refuses(f"whsec_{'A' * 43}=", before.body, before.headers)
+
+        rotated = rotate_signing_secret.sync(subscription.id, client=CLIENT)
+        assert isinstance(rotated, SigningSecret), rotated
+        during = self.received_for({"price": None}, subscription.id, receiver)
+        for secret in (old, rotated.signing_secret):
+            self.assertEqual(Webhook(secret).verify(during.body, during.headers), {"price": None})
+            self.assert_refuses(secret, before.body, during.headers)
+        self.assert_refuses(rotated.signing_secret, before.body, before.headers)
+
     def test_a_tenants_limit_is_set_and_cleared(self) -> None:
         limit = RateLimit(requests_per_second=0.5, burst=3)
         limited = update_tenant.sync("generated", client=CLIENT, body=TenantUpdate(ingest_limit=limit, max_in_flight=7))
@@ -107,6 +132,16 @@ class GeneratedClient(unittest.TestCase):
         assert isinstance(problem, Problem) and problem.errors, problem
         self.assertEqual([field.pointer for field in problem.errors], ["/target_url"])
 
+    def assert_refuses(self, secret: str, body: bytes, headers: dict[str, str]) -> None:
+        with self.assertRaises(WebhookVerificationError):
+            Webhook(secret).verify(body, headers)
+
+    def received_for(self, event: object, subscription_id: UUID, receiver: "Receiver") -> "Received":
+        accepted = ingest_event.sync(subscription_id, client=CLIENT, body=event)
+        assert isinstance(accepted, AcceptedDelivery), accepted
+        self.until_success(accepted.delivery_id)
+        return receiver.received[-1]
+
     def until_success(self, delivery_id: UUID) -> DeliveryStatus:
         deadline = time.monotonic() + 10
         while True:
@@ -118,16 +153,23 @@ class GeneratedClient(unittest.TestCase):
             time.sleep(0.05)
 
 
+@dataclass
+class Received:
+    headers: dict[str, str]
+    body: bytes
+
+
 class Receiver:
     """An endpoint that keeps what it is sent and answers 204."""
 
     def __init__(self) -> None:
-        self.bodies: list[bytes] = []
-        bodies = self.bodies
+        self.received: list[Received] = []
+        received = self.received
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                bodies.append(self.rfile.read(int(self.headers["content-length"])))
+                body = self.rfile.read(int(self.headers["content-length"]))
+                received.append(Received(dict(self.headers.items()), body))
                 self.send_response(204)
                 self.end_headers()
 
