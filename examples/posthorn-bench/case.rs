@@ -11,7 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout};
 use url::Url;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::clock::Clock;
 use crate::database::Database;
 use crate::event::Filler;
@@ -26,10 +26,14 @@ use crate::usage;
 
 /// Start, subscriptions, history and removal; everything else has its own limit.
 const SETUP_PATIENCE: Duration = Duration::from_mins(20);
+/// Of a guarded server: the base64 of 32 bytes.
+const ENCRYPTION_KEY: &str = "YmVuY2htYXJrYmVuY2htYXJrYmVuY2htYXJrYmVuY2g=";
 /// The warm-up leaves no more than this behind, so that its drain is short.
 const WARM_UP_BACKLOG_MAX: u64 = 1_000;
 /// A drain in which nothing arrives for so long has stopped.
 const STALL_PATIENCE: Duration = Duration::from_secs(30);
+/// Several nodes share the subscriptions evenly by then: each looks at the others once a second.
+const BALANCE_PATIENCE: Duration = Duration::from_secs(4);
 const DRAIN_PAUSE: Duration = Duration::from_millis(20);
 
 /// What all cases have in common.
@@ -46,6 +50,7 @@ pub(crate) struct Plan<'args> {
     /// What it is compared with.
     pub(crate) base: Option<&'args Path>,
     pub(crate) postgres: &'args Url,
+    pub(crate) redis: Option<&'args Url>,
     pub(crate) directory: &'args Path,
 }
 
@@ -70,10 +75,21 @@ impl Plan<'_> {
     }
 
     async fn measure_on(&self, database: &Database, case: Case) -> anyhow::Result<Outcome> {
-        let target = Target::start(self.command(database, case)?).await?;
-        let outcome = self.measure_target(&target, database, case).await;
-        let outcome = outcome.with_context(|| format!("the server's log ends with\n{}", target.log()));
-        target.end().await?;
+        let mut targets = Vec::with_capacity(case.nodes);
+        for _ in 0..case.nodes {
+            targets.push(Target::start(self.command(database, case)?).await?);
+        }
+        if case.nodes > 1 {
+            sleep(BALANCE_PATIENCE).await;
+        }
+        let outcome = self.measure_targets(&targets, database, case).await;
+        let outcome = outcome.with_context(|| {
+            let logs: Vec<_> = targets.iter().map(Target::log).collect();
+            format!("the server's log ends with\n{}", logs.join("\n"))
+        });
+        for target in targets {
+            target.end().await?;
+        }
         outcome
     }
 
@@ -83,6 +99,13 @@ impl Plan<'_> {
             let mut command = Command::new(self.base.filter(|_| case.base).unwrap_or(self.posthorn));
             command.env_clear().arg("serve").env("DATABASE_URL", url);
             command.env("POSTHORN_LISTEN", "127.0.0.1:0").env("NO_COLOR", "1");
+            if case.guarded {
+                command.env("POSTHORN_ADMIN_KEY", client::ADMIN_KEY);
+                command.env("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY);
+            }
+            if let Some(redis) = self.redis.filter(|_| case.store == Store::Postgres) {
+                command.env("REDIS_URL", redis.as_str());
+            }
             if let Some(seconds) = self.retention_seconds {
                 command.env("LOG_RETENTION_HOURS", (seconds / 3600.0).to_string());
                 command.env("CLEANUP_INTERVAL_SECONDS", "1");
@@ -99,9 +122,9 @@ impl Plan<'_> {
         Ok(command)
     }
 
-    async fn measure_target(
+    async fn measure_targets(
         &self,
-        target: &Target,
+        targets: &[Target],
         database: &Database,
         case: Case,
     ) -> anyhow::Result<Outcome> {
@@ -110,16 +133,17 @@ impl Plan<'_> {
         let tally = Tally::new(self.connections, subscriptions, ordering.stride(self.connections))?;
         let tally = Arc::new(tally);
         let receiver = Receiver::start(Arc::clone(&tally), clock).await?;
-        let targets: Vec<_> = (0..subscriptions).map(|index| receiver.target_url(index)).collect();
-        let paths = target.subscribe(ordering, &targets).await?;
+        let first = targets.first().context("a server")?;
+        let urls: Vec<_> = (0..subscriptions).map(|index| receiver.target_url(index)).collect();
+        let paths = first.subscribe(case.guarded, ordering, &urls).await?;
         if let Some(url) = database.url() {
             history::add(&url, case.history, subscriptions, self.payload_bytes).await?;
         }
         let filler = Filler::for_payload(self.payload_bytes);
         let run = Arc::new(Run { clock, filler, paths, ordering, tally, accepted: AtomicU64::new(0) });
         let mut connections = Vec::with_capacity(self.connections);
-        for _ in 0..self.connections {
-            connections.push(Client::connect(target.address()).await?);
+        for target in targets.iter().cycle().take(self.connections) {
+            connections.push(Client::connect(target.address(), case.guarded).await?);
         }
         let callers = Callers::new(&run, connections);
 
@@ -128,11 +152,11 @@ impl Plan<'_> {
         drain(&run, self.drain_max).await.context("drain of the warm-up")?;
 
         run.tally.restart();
-        let (before, arrived_before) = (Used::now(target, database), run.tally.arrived());
-        let (callers, stretch) = self.load(callers, &run, target, database).await.context("load")?;
+        let (before, arrived_before) = (Used::now(targets, database), run.tally.arrived());
+        let (callers, stretch) = self.load(callers, &run, first, database).await.context("load")?;
         let delivered_in_load = run.tally.arrived() - arrived_before;
         drain(&run, self.drain_max).await.context("drain")?;
-        let after = Used::now(target, database);
+        let after = Used::now(targets, database);
         run.tally.check_complete(&callers.accepted())?;
         let cost = after.cost_since(&before, stretch.accepted);
         let callers = self.connections;
@@ -209,12 +233,13 @@ struct Used {
 }
 
 impl Used {
-    fn now(target: &Target, database: &Database) -> Self {
+    fn now(targets: &[Target], database: &Database) -> Self {
+        let pids = || targets.iter().map(Target::pid);
         Self {
-            server: usage::cpu(target.pid()),
+            server: pids().map(usage::cpu).sum(),
             postgres: database.postgres_name().and_then(usage::cpu_of_postgres),
             bench: usage::cpu(std::process::id()),
-            memory: usage::memory(target.pid()),
+            memory: pids().filter_map(usage::memory).max_by_key(|memory| memory.peak_bytes),
             machine: usage::machine_time(),
         }
     }

@@ -6,17 +6,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
+use hmac::{Hmac, Mac as _};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::{Method, Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
+use sha2::Sha256;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Its events with the same value arrive in order.
 pub(crate) const ORDERING_KEY: &str = "posthorn-ordering-key";
+
+/// Of a guarded server.
+pub(crate) const ADMIN_KEY: &str = "posthorn-bench-admin-key";
+/// Of a guarded server's subscriptions.
+pub(crate) const SECRET_KEY: &str = "posthorn-bench-secret-key";
+const BODY_SIGNATURE: &str = "x-webhook-signature-256";
 
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
@@ -25,6 +33,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 pub(crate) struct Client {
     address: SocketAddr,
     host: HeaderValue,
+    /// Shows the admin's key, and signs what it sends.
+    guarded: bool,
     connection: Connection,
 }
 
@@ -54,10 +64,10 @@ impl fmt::Display for Answer {
 }
 
 impl Client {
-    /// Connects.
-    pub(crate) async fn connect(address: SocketAddr) -> anyhow::Result<Self> {
+    /// Connects to a server that is guarded, or not.
+    pub(crate) async fn connect(address: SocketAddr, guarded: bool) -> anyhow::Result<Self> {
         let host = HeaderValue::try_from(address.to_string())?;
-        Ok(Self { address, host, connection: Connection::open(address).await? })
+        Ok(Self { address, host, guarded, connection: Connection::open(address).await? })
     }
 
     /// Posts a JSON body to a path, with an ordering key where there is one, and reads the whole answer.
@@ -77,6 +87,13 @@ impl Client {
             .header(CONTENT_TYPE, const { HeaderValue::from_static("application/json") });
         if let Some(key) = key {
             request = request.header(ORDERING_KEY, key);
+        }
+        if self.guarded {
+            let signature =
+                Hmac::<Sha256>::new_from_slice(SECRET_KEY.as_bytes())?.chain_update(&body).finalize();
+            request = request
+                .header(AUTHORIZATION, format!("Bearer {ADMIN_KEY}"))
+                .header(BODY_SIGNATURE, format!("sha256={}", hex::encode(signature.into_bytes())));
         }
         let request = request.body(Full::new(body))?;
         let exchange = timeout(ANSWER_PATIENCE, self.connection.exchange(request));

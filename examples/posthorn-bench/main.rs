@@ -58,6 +58,9 @@ struct Arguments {
     /// Numbers of subscriptions
     #[arg(long, value_delimiter = ',', default_values_t = [1, 1000])]
     subscriptions: Vec<u32>,
+    /// Numbers of nodes on one database, with PostgreSQL
+    #[arg(long, value_delimiter = ',', default_values_t = [1], value_parser = clap::value_parser!(u8).range(1..))]
+    nodes: Vec<u8>,
     /// Connections, each with one request at a time
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..))]
     connections: u16,
@@ -100,6 +103,9 @@ struct Arguments {
     /// Another build of it: each case is measured with both, in turns
     #[arg(long)]
     base: Option<PathBuf>,
+    /// Measure each case also with an API key, encrypted secrets, and events that are signed
+    #[arg(long)]
+    guarded: bool,
     /// A PostgreSQL server where databases may be created
     #[arg(
         long,
@@ -107,6 +113,9 @@ struct Arguments {
         default_value = "postgres://root@127.0.0.1:5432/postgres"
     )]
     postgres: Url,
+    /// A Redis for the nodes on PostgreSQL
+    #[arg(long)]
+    redis: Option<Url>,
     /// Where SQLite's files lie for the time of the run; a file system in memory makes its commits too cheap
     /// [default: beside this program]
     #[arg(long)]
@@ -161,6 +170,7 @@ async fn benchmark(arguments: &Arguments) -> anyhow::Result<()> {
         posthorn: &posthorn,
         base: base.as_deref(),
         postgres: &arguments.postgres,
+        redis: arguments.redis.as_ref(),
         directory: arguments.directory.as_deref().unwrap_or(examples),
     };
     let mut runs = Vec::new();
@@ -189,7 +199,7 @@ impl Arguments {
         self.cases.iter().any(|store| *store != Store::Forwarder)
     }
 
-    /// Each case once; those that differ in the build only, one right after the other.
+    /// Each case once; those that differ in nodes or build only, one right after the other.
     fn all_cases(&self) -> anyhow::Result<Vec<Case>> {
         let mut cases = Vec::new();
         for &ordering in &self.orderings {
@@ -197,20 +207,39 @@ impl Arguments {
                 let subscriptions = usize::try_from(*subscriptions)?;
                 for &history in &self.history {
                     for &store in &self.cases {
-                        let case =
-                            Case { store, base: false, ordering, subscriptions, history, open_loop: false };
-                        if store == Store::Forwarder {
-                            let is_new = !cases.contains(&Case { history: 0, ..case });
-                            cases.extend(is_new.then_some(Case { history: 0, ..case }));
-                            continue;
-                        }
-                        cases.push(case);
-                        cases.extend(self.base.is_some().then_some(Case { base: true, ..case }));
+                        let history = if store == Store::Forwarder { 0 } else { history };
+                        let (nodes, base, guarded, open_loop) = (1, false, false, false);
+                        cases.extend(self.variants(Case {
+                            store,
+                            base,
+                            guarded,
+                            nodes,
+                            ordering,
+                            subscriptions,
+                            history,
+                            open_loop,
+                        }));
                     }
                 }
             }
         }
+        // The forwarder has no history.
+        let mut seen = Vec::new();
+        cases.retain(|case| !seen.contains(case) && (seen.push(*case), true).1);
         Ok(cases)
+    }
+
+    /// A case with each number of nodes and each build that it is to be measured with.
+    fn variants(&self, case: Case) -> Vec<Case> {
+        let nodes = if case.store == Store::Postgres { self.nodes.as_slice() } else { &[1] };
+        let builds = if self.base.is_some() && case.store != Store::Forwarder { 2 } else { 1 };
+        let with = |nodes: &u8| {
+            let nodes = usize::from(*nodes);
+            let builds = [false, true].into_iter().take(builds).map(move |base| Case { base, nodes, ..case });
+            let guarded = self.guarded && case.store != Store::Forwarder;
+            builds.chain(guarded.then_some(Case { guarded, nodes, ..case }))
+        };
+        nodes.iter().flat_map(with).collect()
     }
 
     /// As fast as events are answered, or with so many a second.

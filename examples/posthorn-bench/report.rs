@@ -38,6 +38,10 @@ pub(crate) struct Case {
     pub(crate) store: Store,
     /// The build that is compared with, not the one under test.
     pub(crate) base: bool,
+    /// With an API key, encrypted secrets, and events that are signed.
+    pub(crate) guarded: bool,
+    /// Processes on one database.
+    pub(crate) nodes: usize,
     pub(crate) ordering: Ordering,
     pub(crate) subscriptions: usize,
     /// Finished deliveries that are in the database already.
@@ -48,8 +52,13 @@ pub(crate) struct Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { store, base, ordering, open_loop, .. } = self;
-        write!(f, "{store}{}, {ordering}", if *base { " (base)" } else { "" })?;
+        let Self { store, base, guarded, nodes, ordering, open_loop, .. } = self;
+        write!(f, "{store}{}", if *base { " (base)" } else { "" })?;
+        if *nodes > 1 {
+            write!(f, " with {nodes} nodes")?;
+        }
+        f.write_str(if *guarded { ", guarded" } else { "" })?;
+        write!(f, ", {ordering}")?;
         f.write_str(if *open_loop { ", open loop" } else { "" })
     }
 }
@@ -144,7 +153,8 @@ pub(crate) struct Line {
     pub(crate) accepted_ratio: Option<f64>,
     /// Delivered per second end to end, likewise.
     pub(crate) delivered_ratio: Option<f64>,
-    /// Delivered per second end to end, as a multiple of what the base delivered in the same case.
+    /// Delivered per second end to end, as a multiple of what the base delivered in the same case; where it is
+    /// guarded, of what it delivered without that.
     pub(crate) base_ratio: Option<f64>,
 }
 
@@ -193,9 +203,22 @@ fn line(outcome: &Outcome, range: [f64; 2], medians: &[(Outcome, [f64; 2])]) -> 
     let part_of = |whole: Option<&Outcome>, of: fn(&Outcome) -> f64| {
         whole.map(of).filter(|of| *of > 0.0).map(|whole| of(outcome) / whole)
     };
-    let ceiling = Case { store: Store::Forwarder, base: false, history: 0, open_loop: false, ..outcome.case };
+    let ceiling = Case {
+        store: Store::Forwarder,
+        base: false,
+        guarded: false,
+        nodes: 1,
+        history: 0,
+        open_loop: false,
+        ..outcome.case
+    };
     let ceiling = of_case(ceiling).filter(|_| !outcome.case.open_loop);
-    let base = of_case(Case { base: true, ..outcome.case }).filter(|_| !outcome.case.base);
+    let compared = match outcome.case {
+        case @ Case { guarded: true, .. } => Some(Case { guarded: false, ..case }),
+        case @ Case { base: false, .. } => Some(Case { base: true, ..case }),
+        Case { base: true, .. } => None,
+    };
+    let base = compared.and_then(of_case);
     let delivered = |outcome: &Outcome| outcome.delivered_per_second;
     Line {
         median: outcome.clone(),
@@ -226,7 +249,16 @@ pub(crate) mod tests {
     pub(crate) fn outcome(store: Store, subscriptions: usize, delivered_per_second: f64) -> Outcome {
         let (ordering, history) = (Ordering::Strict, 0);
         Outcome {
-            case: Case { store, base: false, ordering, subscriptions, history, open_loop: false },
+            case: Case {
+                store,
+                base: false,
+                guarded: false,
+                nodes: 1,
+                ordering,
+                subscriptions,
+                history,
+                open_loop: false,
+            },
             discarded: 0,
             accepted: 100_000,
             refused: 0,
@@ -283,11 +315,22 @@ pub(crate) mod tests {
         base.case.base = true;
         let mut open = outcome(Store::Sqlite, 1, 500.0);
         open.case.open_loop = true;
+        let mut guarded = outcome(Store::Sqlite, 1, 1_200.0);
+        guarded.case.guarded = true;
         let forwarder = outcome(Store::Forwarder, 1, 10_000.0);
-        let report = report(vec![forwarder, outcome(Store::Sqlite, 1, 1_500.0), base, open]);
+        let report = report(vec![forwarder, outcome(Store::Sqlite, 1, 1_500.0), base, guarded, open]);
         let ratios: Vec<_> =
             report.lines.iter().map(|line| (line.delivered_ratio, line.base_ratio)).collect();
-        assert_eq!(ratios, [(Some(1.0), None), (Some(0.15), Some(1.5)), (Some(0.1), None), (None, None)]);
+        assert_eq!(
+            ratios,
+            [
+                (Some(1.0), None),
+                (Some(0.15), Some(1.5)),
+                (Some(0.1), None),
+                (Some(0.12), Some(0.8)),
+                (None, None)
+            ]
+        );
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::client::Client;
+use crate::client::{self, Client};
 use crate::ordering::Ordering;
 
 /// What a start may take: migrating an empty database and binding a port.
@@ -78,9 +78,14 @@ impl Target {
 
     /// Creates a subscription for each target, over several connections; the paths that take their
     /// events, in the order of the targets.
-    pub(crate) async fn subscribe(&self, ordering: Ordering, targets: &[String]) -> anyhow::Result<Vec<Uri>> {
+    pub(crate) async fn subscribe(
+        &self,
+        guarded: bool,
+        ordering: Ordering,
+        targets: &[String],
+    ) -> anyhow::Result<Vec<Uri>> {
         let share = targets.len().div_ceil(SUBSCRIBERS).max(1);
-        let parts = targets.chunks(share).map(|targets| subscribe(self.address, ordering, targets));
+        let parts = targets.chunks(share).map(|targets| subscribe(self.address, guarded, ordering, targets));
         let parts: Vec<Vec<Uri>> = try_join_all(parts).await?;
         Ok(parts.into_iter().flatten().collect())
     }
@@ -94,11 +99,21 @@ impl Target {
     }
 }
 
-async fn subscribe(address: SocketAddr, ordering: Ordering, targets: &[String]) -> anyhow::Result<Vec<Uri>> {
-    let mut client = Client::connect(address).await?;
+async fn subscribe(
+    address: SocketAddr,
+    guarded: bool,
+    ordering: Ordering,
+    targets: &[String],
+) -> anyhow::Result<Vec<Uri>> {
+    let mut client = Client::connect(address, guarded).await?;
     let mut paths = Vec::with_capacity(targets.len());
     for target_url in targets {
-        let body = serde_json::json!({ "target_url": target_url, "ordering": ordering }).to_string();
+        let body = serde_json::json!({
+            "target_url": target_url,
+            "ordering": ordering,
+            "secret_key": guarded.then_some(client::SECRET_KEY),
+        })
+        .to_string();
         let answer = client.post(&Uri::from_static("/subscriptions/"), None, Bytes::from(body)).await?;
         if answer.status != StatusCode::CREATED {
             bail!("POST /subscriptions/: {answer}");
