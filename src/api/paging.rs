@@ -59,6 +59,8 @@ fn not_a_cursor() -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -79,15 +81,38 @@ mod tests {
     }
 
     #[test]
-    fn cursors_lead_back() {
-        for sequence in [1, 255, 65_536, i64::MAX] {
-            let cursor = write_cursor(Sequence(sequence));
-            assert_eq!(read_cursor(&cursor).unwrap(), Sequence(sequence), "{cursor}");
-        }
+    fn junk_is_no_cursor() {
         let zero = write_cursor(Sequence(0));
         let negative = write_cursor(Sequence(-1));
         for junk in ["", "junk", "1", "\0", "AAAAAAAAAAE=", "AAAAAAAAAAEA", &zero, &negative] {
             assert_eq!(read_cursor(junk).unwrap_err().kind(), Kind::InvalidParameter, "{junk}");
+        }
+    }
+
+    proptest! {
+        /// A text leads somewhere only where it is what would be written of that place.
+        #[test]
+        fn any_cursor_is_one_or_refused(text in prop_oneof![any::<String>(), "[A-Za-z0-9_=-]{9,24}"]) {
+            if let Ok(last) = read_cursor(&text) {
+                prop_assert!(last.0 > 0 && write_cursor(last) == text);
+            }
+            if let Ok(last) = read_id_cursor(&text) {
+                prop_assert_eq!(write_id_cursor(last), text);
+            }
+        }
+
+        #[test]
+        fn written_cursors_lead_back(sequence in 1..=i64::MAX, id in any::<u128>().prop_map(Uuid::from_u128)) {
+            prop_assert_eq!(read_cursor(&write_cursor(Sequence(sequence))).unwrap(), Sequence(sequence));
+            prop_assert_eq!(read_id_cursor(&write_id_cursor(id)).unwrap(), id);
+        }
+
+        #[test]
+        fn any_number_is_within_bounds_or_refused(number in prop_oneof![any::<i64>(), -2..1_000_002_i64]) {
+            let limit = check_limit(Some(number), 20);
+            prop_assert_eq!(limit.ok().map(i64::from), Some(number).filter(|n| (1..=100).contains(n)));
+            let page = check_page(Some(number));
+            prop_assert_eq!(page.ok().map(i64::from), Some(number).filter(|n| (1..=1_000_000).contains(n)));
         }
     }
 }
