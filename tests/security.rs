@@ -26,9 +26,9 @@ fn is_source(file: &str) -> bool {
 /// As an attribute's function, or as one of those that run on both databases.
 fn has_test(file: &str, test: &str) -> bool {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let source = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut marked = false;
-    for line in text.lines().map(str::trim) {
+    for line in source.lines().map(str::trim) {
         if ["#[test]", "#[tokio::test"].iter().any(|mark| line.starts_with(mark)) {
             marked = true;
         } else if let Some((_, rest)) = line.split_once("fn ") {
@@ -38,6 +38,6 @@ fn has_test(file: &str, test: &str) -> bool {
             marked = false;
         }
     }
-    let both = text.split("on_both_databases!(").skip(1).filter_map(|list| list.split(')').next());
+    let both = source.split("on_both_databases!(").skip(1).filter_map(|list| list.split(')').next());
     both.flat_map(|list| list.split(',')).any(|name| name.trim() == test)
 }
