@@ -7,6 +7,7 @@
 //! A problem's text is written here or by the domain for clients: never a statement of SQL, a
 //! secret, or what a library says of itself.
 
+mod kind;
 pub(super) mod pages;
 pub(super) mod refusal;
 
@@ -22,6 +23,8 @@ use poem_openapi::types::Type as _;
 use poem_openapi::{ApiResponse, Object};
 use serde::Serialize;
 
+pub(super) use self::kind::Kind;
+
 use crate::dispatch::IngestError;
 use crate::store;
 
@@ -30,82 +33,6 @@ pub(super) const CONTENT_TYPE: &str = "application/problem+json";
 
 /// When to come back where the database is away: it is asked anew by then.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
-
-macro_rules! kinds {
-    ($($(#[$doc:meta])* $kind:ident = $status:ident $name:literal $title:literal,)+) => {
-        /// What went wrong, in the kinds that clients can tell apart.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(super) enum Kind { $($(#[$doc])* $kind,)+ }
-
-        impl Kind {
-            /// Every kind.
-            pub(super) const ALL: &[Self] = &[$(Self::$kind),+];
-
-            /// The last part of `type`; never changes.
-            pub(super) const fn name(self) -> &'static str {
-                match self { $(Self::$kind => $name,)+ }
-            }
-
-            /// The same for every problem of this kind.
-            pub(super) const fn title(self) -> &'static str {
-                match self { $(Self::$kind => $title,)+ }
-            }
-
-            pub(super) const fn status(self) -> StatusCode {
-                match self { $(Self::$kind => StatusCode::$status,)+ }
-            }
-        }
-    };
-}
-
-kinds! {
-    /// The request itself cannot be understood.
-    MalformedRequest = BAD_REQUEST "malformed-request" "The request cannot be understood",
-    /// The body is not one JSON value.
-    MalformedJson = BAD_REQUEST "malformed-json" "The body is not JSON",
-    /// A value in the path, the query or a header cannot be parsed.
-    InvalidParameter = BAD_REQUEST "invalid-parameter" "A parameter cannot be parsed",
-    /// No API key, or one that nobody knows.
-    ApiKeyRequired = UNAUTHORIZED "api-key-required" "An API key is required",
-    /// A valid key that may not do this.
-    Forbidden = FORBIDDEN "forbidden" "The API key may not do this",
-    /// The ingest signature is missing, malformed or wrong.
-    InvalidSignature = UNAUTHORIZED "invalid-signature" "The signature is missing or wrong",
-    /// No such resource, or not this tenant's.
-    NotFound = NOT_FOUND "not-found" "There is no such resource",
-    /// The path exists, but not with this method.
-    MethodNotAllowed = METHOD_NOT_ALLOWED "method-not-allowed" "The path does not take this method",
-    /// The body did not arrive in time.
-    RequestTimeout = REQUEST_TIMEOUT "request-timeout" "The body took too long",
-    /// Ingest to a disabled subscription.
-    SubscriptionDisabled = CONFLICT "subscription-disabled" "The subscription is disabled",
-    /// The delivery has ended, one way or the other.
-    DeliveryFinished = CONFLICT "delivery-finished" "The delivery is finished",
-    /// More bytes than the limit.
-    PayloadTooLarge = PAYLOAD_TOO_LARGE "payload-too-large" "The body is too large",
-    /// Not JSON by its content type, or compressed.
-    UnsupportedMediaType = UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body is of another kind",
-    /// Asked under a name that a server without keys does not answer to.
-    MisdirectedRequest = MISDIRECTED_REQUEST "misdirected-request" "The request names another host",
-    /// Well-formed, but a field may not be so.
-    InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
-    /// The idempotency key was used with other bytes.
-    KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
-    /// The address sent many keys that nobody knows.
-    TooManyGuesses = TOO_MANY_REQUESTS "too-many-wrong-keys" "Too many wrong API keys",
-    /// The tenant handed in as much as its ingest limit allows.
-    QuotaSpent = TOO_MANY_REQUESTS "quota-spent" "More events than the tenant may hand in",
-    /// The subscription has as many unfinished deliveries as it may have.
-    BacklogFull = TOO_MANY_REQUESTS "backlog-full" "More events than may wait",
-    /// A bug of ours.
-    Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
-    /// The database cannot take or tell anything now; nothing was done.
-    StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store is not available",
-    /// A part of the server is not ready.
-    NotReady = SERVICE_UNAVAILABLE "not-ready" "The server is not ready",
-    /// The answer to a commit was lost; it may have been done.
-    OutcomeUnknown = SERVICE_UNAVAILABLE "outcome-unknown" "It is not known whether it was stored",
-}
 
 /// Why a request was refused or failed.
 #[derive(Debug)]
@@ -394,75 +321,4 @@ impl Faults {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[tokio::test]
-    async fn problems_are_written_as_rfc_9457_says() {
-        let errors = vec![FieldError { pointer: "/a~1b".to_owned(), detail: "expected a number".to_owned() }];
-        let response = Problem::fields(errors).into_response();
-        assert_eq!(response.status(), 422);
-        assert_eq!(response.content_type(), Some("application/problem+json"));
-        let body: Value = response.into_body().into_json().await.unwrap();
-        let expected = json!({
-            "type": "/problems/invalid-fields",
-            "title": "Some fields are not as they must be",
-            "status": 422,
-            "detail": "/a~1b: expected a number",
-            "errors": [{"pointer": "/a~1b", "detail": "expected a number"}],
-        });
-        assert_eq!(body, expected);
-    }
-
-    #[test]
-    fn headers_go_with_their_kinds() {
-        let moment = Duration::from_nanos(1);
-        for (problem, name, value) in [
-            (Problem::api_key_required(), "www-authenticate", "Bearer"),
-            (Problem::invalid_signature(""), "www-authenticate", "X-Webhook-Signature-256"),
-            (Problem::store_unavailable(Duration::from_millis(1)), "retry-after", "1"),
-            (Problem::outcome_unknown(Duration::from_millis(1001)), "retry-after", "2"),
-            (Problem::ingest(IngestError::QuotaSpent { retry_after: moment }), "retry-after", "1"),
-            (Problem::ingest(IngestError::BacklogFull { retry_after: moment }), "retry-after", "1"),
-            (store::Error::Unavailable(String::new()).into(), "retry-after", "1"),
-        ] {
-            assert_eq!(problem.into_response().headers()[name], value);
-        }
-    }
-
-    #[test]
-    fn what_is_too_much_names_the_limit() {
-        let retry_after = Duration::from_secs(1);
-        for (error, kind, name) in [
-            (IngestError::QuotaSpent { retry_after }, Kind::QuotaSpent, "ingest_limit"),
-            (IngestError::BacklogFull { retry_after }, Kind::BacklogFull, "POSTHORN_MAX_BACKLOG"),
-        ] {
-            let problem = Problem::ingest(error);
-            assert_eq!((problem.kind(), problem.status()), (kind, StatusCode::TOO_MANY_REQUESTS));
-            assert!(problem.to_string().contains(name), "{problem}");
-        }
-    }
-
-    #[tokio::test]
-    async fn what_the_store_says_stays_inside() {
-        for error in [
-            store::Error::Unavailable("SELECT secret".to_owned()),
-            store::Error::OutcomeUnknown("SELECT secret".to_owned()),
-            store::Error::Refused("SELECT secret".to_owned()),
-            store::Error::Corrupt("SELECT secret".to_owned()),
-        ] {
-            let body = Problem::from(error).into_response().into_body().into_string().await.unwrap();
-            assert!(!body.contains("SELECT"), "{body}");
-        }
-    }
-
-    #[test]
-    fn names_are_unique() {
-        let names: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
-        assert_eq!(names.len(), Kind::ALL.len());
-    }
-}
+mod tests;

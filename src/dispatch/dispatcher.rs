@@ -4,106 +4,40 @@
 //! put to sleep: all that is kept of it is when to wake it. What happens to one that has neither
 //! actor nor sleep needs an actor only where something is to be sent; the actor reads the rest.
 
+mod messages;
 mod search;
+mod sleep;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use posthorn_domain::cluster::Slot;
-use posthorn_domain::id::{Sequence, SubscriptionId};
-use posthorn_domain::lane::{Held, Queued};
+use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::places::Claim;
-use posthorn_domain::tenant::Tenant;
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
-use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::error;
 
+pub(super) use self::messages::{DispatcherLink, DispatcherMsg, Rest};
+
+use self::sleep::Sleep;
 use super::Parts;
 use super::admission::Invitation;
 use super::backoff::doubled;
-use super::subscription::{Arguments, Changed, LaneMsg, SubscriptionActor};
-use crate::store::lanes::WithWork;
+use super::subscription::{Arguments, LaneMsg, SubscriptionActor};
 
 /// Lanes found by one step of the search at the start.
 const SEARCH_STEP: usize = 256;
 /// Lanes that may be about to read their subscription when a further one is called in or woken: what
 /// waits to be read costs memory, and is read no sooner.
 const OPENING_MAX: usize = 256;
-/// How often sleepers are looked at, while there are any.
-const SLEEP_STEP: Duration = Duration::from_millis(100);
 /// Before a subscription whose actor died gets a new one; doubles with each time.
 const RESTART_PAUSE: Duration = Duration::from_millis(200);
 const RESTART_PAUSE_MAX: Duration = Duration::from_mins(1);
 /// An actor that lived so long did well: the next restart is quick again.
 const RESTART_FORGIVEN: Duration = Duration::from_mins(5);
-
-/// What the dispatcher is told.
-pub(super) enum DispatcherMsg {
-    /// Deliveries were accepted and committed.
-    Accepted(Vec<(SubscriptionId, Tenant, Queued)>),
-    /// A subscription was changed.
-    Changed(SubscriptionId, Box<Changed>),
-    /// Somebody ended a delivery.
-    Skipped(SubscriptionId, Sequence),
-    /// Somebody wants a delivery tried now.
-    RetryNow(SubscriptionId, Sequence),
-    /// Somebody asks why deliveries are not being sent.
-    Explain(SubscriptionId, Vec<Sequence>, oneshot::Sender<Vec<Option<Held>>>),
-    /// A subscription was deleted.
-    Deleted(SubscriptionId),
-    /// An actor that was started knows its subscription.
-    Opened(SubscriptionId),
-    /// An actor that got so many messages offers to leave.
-    Idle { id: SubscriptionId, actor: ActorId, seen: u64, rest: Rest },
-    /// Lanes with work, as the search of that number found them.
-    Found(u64, Vec<WithWork>),
-    /// Deliveries up to these numbers were accepted by another node, or for a lane that was elsewhere.
-    Stored(Vec<(SubscriptionId, Sequence)>),
-    /// A subscription was changed by somebody else.
-    Refresh(SubscriptionId),
-    /// Something may have been missed: look for all that has work.
-    LookAgain,
-    /// These slots are this node's from now on.
-    Acquired(Vec<Slot>),
-    /// These are to be handed over: nothing more starts, and [`Membership::drained`] is told once nothing of
-    /// them is left.
-    HandOver(Vec<Slot>),
-    /// These may be another node's by now: what is in flight is broken off.
-    Lost(Vec<Slot>),
-    /// Look at the sleepers.
-    Wake,
-    #[cfg(test)]
-    Panic(SubscriptionId),
-}
-
-/// How a subscription goes on whose actor leaves.
-pub(super) enum Rest {
-    /// There is nothing to do before `until`, nor when something is accepted if it is `deaf`.
-    Asleep { until: Option<Instant>, deaf: bool, last: Sequence },
-    /// It waits for a place, outside of memory.
-    Outside(Tenant, Claim),
-}
-
-/// Where the dispatcher is; it outlives one that dies.
-#[derive(Default)]
-pub(super) struct DispatcherLink(RwLock<Option<ActorRef<DispatcherMsg>>>);
-
-impl DispatcherLink {
-    fn set(&self, dispatcher: ActorRef<DispatcherMsg>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(dispatcher);
-    }
-
-    /// Tells the dispatcher. What one that died does not hear of, the next one finds in the store.
-    pub(super) fn tell(&self, message: DispatcherMsg) {
-        let link = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(dispatcher) = &*link {
-            let _ = dispatcher.cast(message);
-        }
-    }
-}
 
 pub(super) struct Dispatcher;
 
@@ -135,16 +69,6 @@ struct Busy {
     sent: u64,
     opened: bool,
     since: Instant,
-}
-
-struct Sleep {
-    until: Option<Instant>,
-    /// What is accepted does not wake it.
-    deaf: bool,
-    /// Its actor died: nothing wakes it before its time, and then it reads what it missed.
-    resting: bool,
-    /// The highest number of a delivery that its lane had heard of.
-    last: Sequence,
 }
 
 struct Failures {
@@ -371,19 +295,6 @@ impl State {
         }
     }
 
-    /// Lets a lane wait for a place outside of memory; it reads what is accepted when it comes in.
-    fn put_outside(
-        &mut self,
-        myself: &ActorRef<DispatcherMsg>,
-        id: SubscriptionId,
-        tenant: Tenant,
-        claim: Claim,
-    ) {
-        self.sleepers.insert(id, Sleep { until: None, deaf: true, resting: false, last: Sequence::ZERO });
-        self.parts.admission.put_outside(tenant, claim, id);
-        self.look_soon(myself);
-    }
-
     /// Forgets an actor.
     fn gone(&mut self, actor: ActorId) {
         let Some(id) = self.by_actor.remove(&actor) else { return };
@@ -413,67 +324,5 @@ impl State {
         let pause = doubled(RESTART_PAUSE, failures.count.saturating_sub(1), RESTART_PAUSE_MAX);
         error!(subscription_id = %id, %reason, pause_ms = pause.as_millis(), "a subscription's actor died");
         self.rest(myself, id, now + pause);
-    }
-
-    fn rest(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, until: Instant) {
-        if self.served.contains(&Slot::of(id)) {
-            self.sleep(
-                myself,
-                id,
-                Sleep { until: Some(until), deaf: true, resting: true, last: Sequence::ZERO },
-            );
-        }
-    }
-
-    fn sleep(&mut self, myself: &ActorRef<DispatcherMsg>, id: SubscriptionId, sleep: Sleep) {
-        if let Some(until) = sleep.until {
-            self.alarms.insert((until, id));
-            self.look_soon(myself);
-        }
-        self.sleepers.insert(id, sleep);
-    }
-
-    fn look_soon(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        if !self.waking {
-            self.waking = true;
-            drop(myself.send_after(SLEEP_STEP, || DispatcherMsg::Wake));
-        }
-    }
-
-    fn forget_sleep(&mut self, id: SubscriptionId) {
-        if let Some(Sleep { until: Some(until), .. }) = self.sleepers.remove(&id) {
-            self.alarms.remove(&(until, id));
-        }
-    }
-
-    async fn wake(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        self.start_more(myself).await;
-        self.waking = false;
-        if self.search.is_none() && self.opening < OPENING_MAX && std::mem::take(&mut self.missed) {
-            self.look_again(myself, false);
-        }
-        if self.missed || !self.alarms.is_empty() || !self.parts.admission.is_empty_outside() {
-            self.look_soon(myself);
-        }
-    }
-
-    /// Starts those whose time has come and those that may come in to wait for a place, as many at once
-    /// as are read in a moment.
-    async fn start_more(&mut self, myself: &ActorRef<DispatcherMsg>) {
-        let now = Instant::now();
-        while let Some((until, id)) = self.alarms.first().copied()
-            && until <= now
-            && self.opening < OPENING_MAX
-        {
-            self.start(myself, id, None).await;
-        }
-        while self.opening < OPENING_MAX
-            && let Some((id, invitation)) = self.parts.admission.call_in()
-        {
-            // Meanwhile it may have been started for another reason, or deleted.
-            if self.sleepers.get(&id).is_some_and(|sleep| !sleep.resting) {
-                self.start(myself, id, Some(invitation)).await;
-            }
-        }
     }
 }

@@ -6,108 +6,35 @@
 //! sent meanwhile.
 
 mod gate;
+mod messages;
 mod read;
 mod record;
+mod shell;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use posthorn_domain::cluster::{Epoch, Slot};
-use posthorn_domain::id::{AttemptNumber, Sequence, SubscriptionId};
-use posthorn_domain::lane::{self, Action, Event, Held, Lane, Outset, Policy, Queued, Ticket};
-use posthorn_domain::retry::Jitter;
-use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use posthorn_domain::id::{Sequence, SubscriptionId};
+use posthorn_domain::lane::{Action, Event};
 use ractor::{Actor, ActorProcessingErr, ActorRef};
-use rand::RngExt as _;
-use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::debug;
 
-use self::gate::ShellGate;
-use super::admission::{Invitation, Place};
-use super::attempt::Attempted;
+pub(super) use self::messages::{Arguments, Changed, LaneMsg};
+
+use self::messages::Opened;
+use self::shell::Shell;
+use super::Parts;
+use super::admission::Invitation;
 use super::dispatcher::{DispatcherMsg, Rest};
-use super::limits::ShownLimit;
-use super::outcome_writer::{Ended, Item};
-use super::tenants::TenantState;
-use super::{Parts, attempt};
-use crate::store::lanes::Waiting;
 
 /// How long an actor stays when it has nothing to do, and how far its next wake-up must lie for
 /// that to be worth a read of the store.
 const LINGER: Duration = Duration::from_secs(2);
 
-/// Of a slot that is not held: nothing can be recorded under it.
-const NO_EPOCH: Epoch = Epoch(-1);
-
 /// With so many lanes in memory none lingers: each has work too seldom for that to spare reads.
 const LINGERING_UP_TO: usize = 4096;
 
-/// What a subscription's actor is told.
-pub(super) enum LaneMsg {
-    /// The subscription as stored; none where it is gone.
-    Opened(Option<Box<Opened>>),
-    /// A delivery was accepted.
-    Accepted(Queued),
-    /// The page asked for.
-    Loaded(Vec<Waiting>),
-    /// A request ended.
-    Attempted(Sequence, Box<Attempted>),
-    /// An outcome is committed.
-    Recorded(Sequence),
-    /// Somebody ended a delivery.
-    Skipped(Sequence),
-    /// Somebody wants a delivery tried now.
-    RetryNow(Sequence),
-    /// The subscription was changed.
-    Changed(Box<Changed>),
-    /// The subscription was deleted or goes to another node: nothing more starts, and the actor leaves.
-    Close,
-    /// Deliveries up to this number are there.
-    Stored(Sequence),
-    /// As [`Stored`](Self::Stored); and the subscription has this version.
-    Found(Sequence, i64),
-    /// The subscription was changed by somebody else.
-    Refresh,
-    /// The subscription as it is now.
-    Refreshed(u64, Arc<Subscription>),
-    /// A place in flight is free.
-    Place(Place),
-    /// It is time to look again.
-    Wake,
-    /// Somebody asks why deliveries are not being sent.
-    Explain(Vec<Sequence>, oneshot::Sender<Vec<Option<Held>>>),
-    #[cfg(test)]
-    Panic,
-}
-
-/// What an actor's lane starts from.
-pub(super) struct Opened {
-    subscription: Arc<Subscription>,
-    outset: Outset,
-    tenant: Arc<TenantState>,
-}
-
-/// A committed change of a subscription.
-#[derive(Clone, Debug)]
-pub(super) struct Changed {
-    pub(super) after: Arc<Subscription>,
-    /// See [`Subscription::starts_fresh`].
-    pub(super) fresh_start: bool,
-    /// See [`Subscription::forgives_retries`].
-    pub(super) retries_forgiven: bool,
-}
-
 pub(super) struct SubscriptionActor;
-
-/// What an actor begins with.
-pub(super) struct Arguments {
-    pub(super) id: SubscriptionId,
-    pub(super) parts: Arc<Parts>,
-    /// It was called in to wait for a place.
-    pub(super) invitation: Option<Invitation>,
-}
 
 pub(super) struct State {
     id: SubscriptionId,
@@ -122,39 +49,6 @@ pub(super) struct State {
     closed: bool,
     /// Reading what the lane needs; ends with the actor.
     reading: Option<AbortOnDropHandle<()>>,
-}
-
-struct Shell {
-    subscription: Arc<Subscription>,
-    lane: Lane,
-    gate: ShellGate,
-    shown: ShownLimit,
-    flights: HashMap<Sequence, Flight>,
-    timer: Option<(Instant, AbortOnDropHandle<()>)>,
-    idle_since: Option<Instant>,
-    /// It has sent something, so that more may come soon. One that was only read to find that it has to
-    /// wait leaves at once: a start with very many of them holds few in memory.
-    has_sent: bool,
-    /// The delivery whose outcome pauses or disables the subscription, until that is recorded.
-    closed_by: Option<Sequence>,
-    refreshing: Option<AbortOnDropHandle<()>>,
-    /// The number of the refresh that counts; what came of older ones does not.
-    refreshes: u64,
-    /// What was stored, to be taken in once the subscription was read again.
-    news: Option<Sequence>,
-}
-
-/// A request under way, or its outcome.
-struct Flight {
-    place: Place,
-    reply: Option<Box<Attempted>>,
-    /// Of the endpoint that it went to; see [`Subscription::endpoint_version`].
-    endpoint_version: i64,
-    /// Under which the slot was held.
-    epoch: Epoch,
-    began: posthorn_domain::time::Timestamp,
-    /// Breaks the request off when the actor dies, so that a new one does not double it.
-    _task: AbortOnDropHandle<()>,
 }
 
 impl Actor for SubscriptionActor {
@@ -233,32 +127,12 @@ impl State {
         self.reading = None;
         self.parts.dispatcher.tell(DispatcherMsg::Opened(self.id));
         let found = found.map(|found| *found).filter(|_| !self.closed);
-        let Some(Opened { subscription, outset, tenant }) = found else {
+        let Some(opened) = found else {
             // There is nothing to do, ever.
             self.offer_to_leave(myself, Rest::Asleep { until: None, deaf: false, last: Sequence::ZERO });
             return;
         };
-        let lane = Lane::new(&outset, Instant::now());
-        self.shell = Some(Shell {
-            shown: ShownLimit::new(&self.parts.limits, self.id, lane.in_flight_limit()),
-            lane,
-            gate: ShellGate::new(
-                Arc::clone(&self.parts),
-                myself.clone(),
-                tenant,
-                self.invitation.take(),
-                subscription.config.rate_limit,
-            ),
-            subscription,
-            flights: HashMap::new(),
-            timer: None,
-            idle_since: None,
-            has_sent: false,
-            closed_by: None,
-            refreshing: None,
-            refreshes: 0,
-            news: None,
-        });
+        self.shell = Some(Shell::new(&self.parts, myself, opened, self.invitation.take()));
         if let (Some(shell), Some(change)) = (&mut self.shell, self.early.take()) {
             let event = shell.changed(&self.parts, change);
             shell.lane.handle(event, Instant::now());
@@ -338,202 +212,5 @@ impl State {
     fn offer_to_leave(&self, myself: &ActorRef<LaneMsg>, rest: Rest) {
         let (id, actor, seen) = (self.id, myself.get_id(), self.seen);
         self.parts.dispatcher.tell(DispatcherMsg::Idle { id, actor, seen, rest });
-    }
-}
-
-impl Shell {
-    /// What a message means for the lane.
-    fn take_in(
-        &mut self,
-        parts: &Arc<Parts>,
-        message: LaneMsg,
-        now: Instant,
-        myself: &ActorRef<LaneMsg>,
-    ) -> Option<Event> {
-        match message {
-            LaneMsg::Accepted(queued) => Some(Event::Accepted(queued)),
-            LaneMsg::Loaded(page) => {
-                Some(Event::Loaded(page.into_iter().map(|row| read::queued(parts, row, now)).collect()))
-            }
-            LaneMsg::Attempted(sequence, reply) => {
-                let (verdict, took) = (reply.verdict, reply.duration);
-                if let Some(flight) = self.flights.get_mut(&sequence) {
-                    flight.reply = Some(reply);
-                }
-                let jitter = Jitter::from_thousandths(rand::rng().random_range(-1000..=1000));
-                Some(Event::Finished { sequence, verdict, took, jitter })
-            }
-            LaneMsg::Recorded(sequence) => {
-                if self.closed_by == Some(sequence) {
-                    self.closed_by = None;
-                    self.refresh(parts, myself);
-                }
-                Some(Event::Recorded { sequence })
-            }
-            LaneMsg::Stored(last) => Some(Event::Stored { last }),
-            LaneMsg::Found(last, version) => {
-                if version > self.subscription.version {
-                    // Whether what was stored may be sent depends on what was changed.
-                    self.news = self.news.max(Some(last));
-                    self.refresh(parts, myself);
-                    return None;
-                }
-                Some(Event::Stored { last })
-            }
-            LaneMsg::Refresh => {
-                self.refresh(parts, myself);
-                None
-            }
-            LaneMsg::Refreshed(number, after) => {
-                if number != self.refreshes {
-                    // It may have been read before this lane's own outcome closed it, and would open it again.
-                    return None;
-                }
-                let before = &self.subscription;
-                let newer = after.version > before.version;
-                let change = Changed {
-                    fresh_start: after.endpoint_version > before.endpoint_version,
-                    retries_forgiven: newer && after.forgives_retries(before),
-                    after,
-                };
-                // Though nothing may be new: a lane that its own outcome closed waits to hear that it is open.
-                let changed = self.changed(parts, change);
-                let Some(last) = self.news.take() else { return Some(changed) };
-                self.lane.handle(changed, now);
-                Some(Event::Stored { last })
-            }
-            LaneMsg::Skipped(sequence) => Some(Event::Skipped { sequence }),
-            LaneMsg::RetryNow(sequence) => Some(Event::RetryNow { sequence }),
-            LaneMsg::Changed(change) => Some(self.changed(parts, *change)),
-            LaneMsg::Place(place) => {
-                self.gate.keep(place);
-                Some(Event::Tick)
-            }
-            LaneMsg::Wake => {
-                self.timer = None;
-                Some(Event::Tick)
-            }
-            LaneMsg::Explain(sequences, reply) => {
-                let held = sequences.into_iter().map(|sequence| self.held(sequence, now)).collect();
-                // Whoever asked may have left.
-                let _ = reply.send(held);
-                None
-            }
-            LaneMsg::Opened(_) | LaneMsg::Close => None,
-            #[cfg(test)]
-            LaneMsg::Panic => None,
-        }
-    }
-
-    /// Reads the subscription again; while an outcome that closes the lane is being recorded, after that.
-    fn refresh(&mut self, parts: &Arc<Parts>, myself: &ActorRef<LaneMsg>) {
-        if self.closed_by.is_some() {
-            return;
-        }
-        self.refreshes += 1;
-        let task = read::refresh(Arc::clone(parts), self.subscription.id, self.refreshes, myself.clone());
-        self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
-    }
-
-    fn held(&self, sequence: Sequence, now: Instant) -> Option<Held> {
-        Some(match self.lane.held(sequence, now)? {
-            Held::Gate(hold) => Held::Gate(self.gate.explain(hold)),
-            held @ (Held::InFlight | Held::Circuit(_) | Held::Limit) => held,
-        })
-    }
-
-    /// What a change means; of an older copy than the one at hand, only what it started.
-    fn changed(&mut self, parts: &Parts, change: Changed) -> Event {
-        if change.after.version > self.subscription.version {
-            self.gate.set_rate(change.after.config.rate_limit);
-            self.subscription = change.after;
-        }
-        Event::Changed(lane::Change {
-            policy: Policy::of(&self.subscription.config, &parts.settings.defaults),
-            active: self.subscription.status == SubscriptionStatus::Active,
-            fresh_start: change.fresh_start,
-            retries_forgiven: change.retries_forgiven,
-        })
-    }
-
-    fn start(
-        &mut self,
-        parts: &Arc<Parts>,
-        myself: &ActorRef<LaneMsg>,
-        ticket: Ticket,
-        number: AttemptNumber,
-    ) -> Result<(), ActorProcessingErr> {
-        self.has_sent = true;
-        let place = self.gate.spend().ok_or("a request started without a place in flight")?;
-        let (parts_of_task, subscription, lane) =
-            (Arc::clone(parts), Arc::clone(&self.subscription), myself.clone());
-        let task = tokio::spawn(async move {
-            let reply = attempt::make(&parts_of_task, &subscription, ticket, number).await;
-            // An actor that died breaks its requests off.
-            let _ = lane.cast(LaneMsg::Attempted(ticket.sequence, Box::new(reply)));
-        });
-        let flight = Flight {
-            place,
-            reply: None,
-            endpoint_version: self.subscription.endpoint_version,
-            epoch: parts.leases.epoch(Slot::of(self.subscription.id)).unwrap_or(NO_EPOCH),
-            began: parts.clock.now(),
-            _task: AbortOnDropHandle::new(task),
-        };
-        self.flights.insert(ticket.sequence, flight);
-        Ok(())
-    }
-
-    fn record(
-        &mut self,
-        parts: &Arc<Parts>,
-        myself: &ActorRef<LaneMsg>,
-        record: &lane::Record,
-    ) -> Result<(), ActorProcessingErr> {
-        let sequence = record.ticket.sequence;
-        let flight = self.flights.remove(&sequence).ok_or("an outcome of a request that was not made")?;
-        let reply = flight.reply.ok_or("an outcome of a request that has not ended")?;
-        debug!(
-            delivery_id = %record.ticket.id,
-            attempt = record.attempt.get(),
-            outcome = record.outcome.as_str(),
-            status_code = reply.status_code,
-            error = reply.error.as_deref(),
-            "attempt ended",
-        );
-        let outcome = record::outcome(
-            parts.clock,
-            self.subscription.id,
-            (flight.endpoint_version, flight.epoch),
-            record,
-            *reply,
-            flight.began,
-        );
-        if outcome.standing.is_some() {
-            self.closed_by = Some(sequence);
-            self.refreshes += 1;
-        }
-        let ended = Ended { outcome, ticket: record.ticket, lane: myself.clone(), place: flight.place };
-        if parts.outcomes.push(Item::Ended(Box::new(ended))) {
-            Ok(())
-        } else {
-            Err("no room for an outcome".into())
-        }
-    }
-
-    fn set_timer(&mut self, myself: &ActorRef<LaneMsg>, at: Option<Instant>) {
-        let Some(at) = at else {
-            self.timer = None;
-            return;
-        };
-        if self.timer.as_ref().is_some_and(|(set, _)| *set == at) {
-            return;
-        }
-        let lane = myself.clone();
-        let task = tokio::spawn(async move {
-            tokio::time::sleep_until(at.into()).await;
-            let _ = lane.cast(LaneMsg::Wake);
-        });
-        self.timer = Some((at, AbortOnDropHandle::new(task)));
     }
 }
