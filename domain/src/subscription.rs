@@ -150,6 +150,9 @@ pub struct Subscription {
     /// The version since which its endpoint's record holds: it began anew then (see
     /// [`starts_fresh`](Self::starts_fresh)), and outcomes of requests from before say nothing of it.
     pub endpoint_version: i64,
+    /// The version that last gave deliveries that failed a fresh set of retries (see
+    /// [`forgives_retries`](Self::forgives_retries)); 1 where none did.
+    pub retries_version: i64,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.

@@ -18,6 +18,7 @@ mod m20261127_000007_sealed;
 mod m20261127_000008_audit;
 mod m20261127_000009_asymmetric_signature;
 mod m20261127_000010_client_certificate;
+mod m20261128_000011_retries_version;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000008_audit::Migration),
             Box::new(m20261127_000009_asymmetric_signature::Migration),
             Box::new(m20261127_000010_client_certificate::Migration),
+            Box::new(m20261128_000011_retries_version::Migration),
         ]
     }
 }

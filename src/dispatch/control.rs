@@ -15,7 +15,6 @@ use uuid::Uuid;
 
 use super::Parts;
 use super::dispatcher::DispatcherMsg;
-use super::subscription::Changed;
 use crate::store::cluster::Cluster;
 use crate::store::{CircuitState, CircuitView, Error, Store, SubscriptionView, Update};
 
@@ -69,6 +68,7 @@ impl Control {
             status_reason: None,
             version: 1,
             endpoint_version: 1,
+            retries_version: 1,
             created_at: now,
             updated_at: now,
         };
@@ -174,14 +174,9 @@ impl Control {
                 .update_subscription(id, Stamp { by, at: parts.clock.now() }, action, change)
                 .await;
             parts.caches.trust(doubts).await;
-            if let Ok(Some(Update { before, after })) = &update {
-                let after = &after.subscription;
-                let change = Changed {
-                    fresh_start: after.starts_fresh(before),
-                    retries_forgiven: after.forgives_retries(before),
-                    after: parts.caches.keep_subscription(after.clone()).await,
-                };
-                parts.dispatcher.tell(DispatcherMsg::Changed(id, Box::new(change)));
+            if let Ok(Some(Update { after, .. })) = &update {
+                let after = parts.caches.keep_subscription(after.subscription.clone()).await;
+                parts.dispatcher.tell(DispatcherMsg::Changed(after));
             }
             update
         })

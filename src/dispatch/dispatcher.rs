@@ -139,9 +139,9 @@ impl Actor for Dispatcher {
                     }
                 }
             }
-            DispatcherMsg::Changed(id, change) => {
-                if state.concerns(id) {
-                    state.send(&myself, id, LaneMsg::Changed(change)).await;
+            DispatcherMsg::Changed(after) => {
+                if state.concerns(after.id) {
+                    state.send(&myself, after.id, LaneMsg::Changed(after)).await;
                 }
             }
             DispatcherMsg::Skipped(id, sequence) => state.send(&myself, id, LaneMsg::Skipped(sequence)).await,

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::lane::{Action, Event};
+use posthorn_domain::subscription::Subscription;
 use ractor::{Actor, ActorProcessingErr, ActorRef};
 use tokio_util::task::AbortOnDropHandle;
 
-pub(super) use self::messages::{Arguments, Changed, LaneMsg};
+pub(super) use self::messages::{Arguments, LaneMsg};
 
 use self::messages::Opened;
 use self::shell::Shell;
@@ -43,7 +44,7 @@ pub(super) struct State {
     seen: u64,
     shell: Option<Shell>,
     /// A change that came before the subscription was read, which may have been read before it.
-    early: Option<Changed>,
+    early: Option<Arc<Subscription>>,
     /// For the gate, once there is one.
     invitation: Option<Invitation>,
     closed: bool,
@@ -90,7 +91,7 @@ impl Actor for SubscriptionActor {
                     shell.lane.handle(event, now);
                 }
             }
-            (LaneMsg::Changed(change), None) => state.keep_early(*change),
+            (LaneMsg::Changed(after), None) => state.keep_early(after),
             // Before it is open, whatever else happens is read with the lane's first page.
             (_, None) => {}
         }
@@ -133,21 +134,16 @@ impl State {
             return;
         };
         self.shell = Some(Shell::new(&self.parts, myself, opened, self.invitation.take()));
-        if let (Some(shell), Some(change)) = (&mut self.shell, self.early.take()) {
-            let event = shell.changed(&self.parts, change);
+        if let (Some(shell), Some(after)) = (&mut self.shell, self.early.take()) {
+            let event = shell.changed(&self.parts, after);
             shell.lane.handle(event, Instant::now());
         }
     }
 
-    fn keep_early(&mut self, mut change: Changed) {
-        if let Some(before) = self.early.take() {
-            change.fresh_start |= before.fresh_start;
-            change.retries_forgiven |= before.retries_forgiven;
-            if before.after.version > change.after.version {
-                change.after = before.after;
-            }
+    fn keep_early(&mut self, after: Arc<Subscription>) {
+        if self.early.as_ref().is_none_or(|early| early.version < after.version) {
+            self.early = Some(after);
         }
-        self.early = Some(change);
     }
 
     fn close(&mut self) {

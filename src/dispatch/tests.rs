@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::audit::Actor;
+use posthorn_domain::audit::{Action, Actor, Stamp};
 use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::concurrency::Adaptive;
@@ -13,7 +13,9 @@ use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::retry::RetryPolicy;
-use posthorn_domain::subscription::{Defaults, Ordering, RetryOverrides, SubscriptionConfig};
+use posthorn_domain::subscription::{
+    Defaults, OnExhausted, Ordering, RetryOverrides, Subscription, SubscriptionConfig, SubscriptionStatus,
+};
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -111,6 +113,54 @@ async fn a_shutdown_records_what_is_in_flight() {
     assert!(dispatch.shut_down(Duration::from_secs(5)).await, "did not drain");
     assert_eq!(world.store.delivery(first).await.unwrap().unwrap().status, DeliveryStatus::Success);
     assert_eq!(world.store.delivery(second).await.unwrap().unwrap().status, DeliveryStatus::Pending);
+}
+
+/// The lane may read what was changed before it is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_are_forgiven_once() {
+    let world = World::new().await;
+    let id = world.subscription_that_pauses().await;
+    world.receiver.answer(500);
+    world.ingest(id).await;
+    world.receiver.wait_for_requests(2).await;
+    world.wait_until_paused(id).await;
+
+    let stamp = Stamp { by: Actor::Anyone, at: Clock::system().now() };
+    let resume = |subscription: &mut Subscription| {
+        (subscription.status, subscription.status_reason) = (SubscriptionStatus::Active, None);
+    };
+    let resumed = world.store.update_subscription(id, stamp, Action::SubscriptionResumed, resume).await;
+    let resumed = Arc::new(resumed.unwrap().unwrap().after.subscription);
+    let dispatcher = &world.control.parts.dispatcher;
+    dispatcher.tell(DispatcherMsg::Refresh(id));
+    world.receiver.wait_for_requests(3).await;
+    dispatcher.tell(DispatcherMsg::Changed(resumed));
+    world.wait_until_paused(id).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.receiver.sequences(id), [1; 4], "one attempt and one retry each time");
+}
+
+/// A copy from before its own outcome closed a lane does not open it again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_open_before_stays_closed() {
+    let world = World::new().await;
+    let id = world.subscription_that_pauses().await;
+    world.receiver.answer(500);
+    let open = world.control.subscription(id).await.unwrap().unwrap();
+    world.ingest(id).await;
+    world.receiver.wait_for_requests(1).await;
+    // It reads itself again when the outcome of its retry is recorded, and not before there is a turn.
+    let turns = u32::try_from(world.control.parts.loads.available_permits()).unwrap();
+    let turns = world.control.parts.loads.acquire_many(turns).await.unwrap();
+    world.receiver.wait_for_requests(2).await;
+    world.wait_until_paused(id).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    world.control.parts.dispatcher.tell(DispatcherMsg::Changed(open));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(world.receiver.sequences(id), [1; 2]);
+    drop(turns);
+    world.control.resume(Actor::Anyone, id).await.unwrap();
+    world.receiver.wait_for_requests(3).await;
 }
 
 /// Two places, so that four lanes may wait in memory and no further one comes to eight.
@@ -211,6 +261,30 @@ impl World {
         id
     }
 
+    /// After one retry.
+    async fn subscription_that_pauses(&self) -> SubscriptionId {
+        let id = self.subscription().await;
+        let retry = RetryOverrides {
+            max_retries: Some(1),
+            on_exhausted: Some(OnExhausted::Pause),
+            ..RetryOverrides::default()
+        };
+        self.control.update(Actor::Anyone, id, move |config| config.retry = retry).await.unwrap();
+        id
+    }
+
+    async fn wait_until_paused(&self, id: SubscriptionId) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let status = self.store.subscription_view(id).await.unwrap().unwrap().subscription.status;
+            if status == SubscriptionStatus::Paused {
+                return;
+            }
+            assert!(Instant::now() < deadline, "still {status:?}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
     async fn ingest(&self, subscription_id: SubscriptionId) -> DeliveryId {
         let event = NewEvent {
             subscription_id,
@@ -284,29 +358,33 @@ async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
     Dispatch::start(settings, store.clone(), caches, sender, Clock::system()).await.unwrap()
 }
 
-/// Answers 200 and remembers which numbers came for which path.
+/// Answers 200, if nothing else is said, and remembers which numbers came for which path.
 struct Receiver {
     url: String,
     seen: Arc<Mutex<HashMap<String, Vec<i64>>>>,
-    delay: Arc<Mutex<Duration>>,
+    reply: Arc<Mutex<(u16, Duration)>>,
 }
 
 impl Receiver {
     async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let receiver = Self { url, seen: Arc::default(), delay: Arc::default() };
-        let (seen, delay) = (Arc::clone(&receiver.seen), Arc::clone(&receiver.delay));
+        let receiver = Self { url, seen: Arc::default(), reply: Arc::new(Mutex::new((200, Duration::ZERO))) };
+        let (seen, reply) = (Arc::clone(&receiver.seen), Arc::clone(&receiver.reply));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&seen), Arc::clone(&delay)));
+                tokio::spawn(answer(stream, Arc::clone(&seen), Arc::clone(&reply)));
             }
         });
         receiver
     }
 
     fn delay(&self, delay: Duration) {
-        *self.delay.lock().unwrap() = delay;
+        self.reply.lock().unwrap().1 = delay;
+    }
+
+    fn answer(&self, status: u16) {
+        self.reply.lock().unwrap().0 = status;
     }
 
     fn sequences(&self, id: SubscriptionId) -> Vec<i64> {
@@ -329,7 +407,7 @@ impl Receiver {
 async fn answer(
     mut stream: TcpStream,
     seen: Arc<Mutex<HashMap<String, Vec<i64>>>>,
-    delay: Arc<Mutex<Duration>>,
+    reply: Arc<Mutex<(u16, Duration)>>,
 ) {
     let mut head = Vec::new();
     let mut buffer = [0; 4096];
@@ -346,9 +424,10 @@ async fn answer(
         let path = text.split(' ').nth(1).unwrap().to_owned();
         let sequence = text.lines().find_map(|line| line.strip_prefix("posthorn-sequence: ")).unwrap();
         seen.lock().unwrap().entry(path).or_default().push(sequence.trim().parse().unwrap());
-        let delay = *delay.lock().unwrap();
+        let (status, delay) = *reply.lock().unwrap();
         tokio::time::sleep(delay).await;
-        if stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.is_err() {
+        let answer = format!("HTTP/1.1 {status} Some\r\ncontent-length: 0\r\n\r\n");
+        if stream.write_all(answer.as_bytes()).await.is_err() {
             return;
         }
         head.clear();

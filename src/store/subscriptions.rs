@@ -244,6 +244,9 @@ impl Store {
                 if after.starts_fresh(&before) {
                     after.endpoint_version = after.version;
                 }
+                if after.forgives_retries(&before) {
+                    after.retries_version = after.version;
+                }
                 row::from_subscription(&after, &vault)?.into_active_model().reset_all().update(tx).await?;
                 follow_up(tx, &before, &after, now).await?;
                 let fields = after.config.changed_fields(&before.config);

@@ -173,6 +173,7 @@ mod tests {
             status_reason: None,
             version: 1,
             endpoint_version: 1,
+            retries_version: 1,
             created_at_ms: 0,
             updated_at_ms: 0,
             deleted_at_ms: None,

@@ -97,6 +97,7 @@ pub(crate) fn subscription() -> Subscription {
         status_reason: None,
         version: 1,
         endpoint_version: 1,
+        retries_version: 1,
         created_at: NOW,
         updated_at: NOW,
     }

@@ -1,17 +1,17 @@
 //! What the dispatcher is told, and where it is.
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::lane::{Held, Queued};
 use posthorn_domain::places::Claim;
+use posthorn_domain::subscription::Subscription;
 use posthorn_domain::tenant::Tenant;
 use ractor::{ActorId, ActorRef};
 use tokio::sync::oneshot;
 
-use super::super::subscription::Changed;
 use crate::store::lanes::WithWork;
 
 /// What the dispatcher is told.
@@ -19,7 +19,7 @@ pub(in crate::dispatch) enum DispatcherMsg {
     /// Deliveries were accepted and committed.
     Accepted(Vec<(SubscriptionId, Tenant, Queued)>),
     /// A subscription was changed.
-    Changed(SubscriptionId, Box<Changed>),
+    Changed(Arc<Subscription>),
     /// Somebody ended a delivery.
     Skipped(SubscriptionId, Sequence),
     /// Somebody wants a delivery tried now.

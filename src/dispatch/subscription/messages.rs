@@ -38,7 +38,7 @@ pub(in crate::dispatch) enum LaneMsg {
     /// Somebody wants a delivery tried now.
     RetryNow(Sequence),
     /// The subscription was changed.
-    Changed(Box<Changed>),
+    Changed(Arc<Subscription>),
     /// The subscription was deleted or goes to another node: nothing more starts, and the actor leaves.
     Close,
     /// Deliveries up to this number are there.
@@ -64,14 +64,4 @@ pub(in crate::dispatch) struct Opened {
     pub(super) subscription: Arc<Subscription>,
     pub(super) outset: Outset,
     pub(super) tenant: Arc<TenantState>,
-}
-
-/// A committed change of a subscription.
-#[derive(Clone, Debug)]
-pub(in crate::dispatch) struct Changed {
-    pub(in crate::dispatch) after: Arc<Subscription>,
-    /// See [`Subscription::starts_fresh`].
-    pub(in crate::dispatch) fresh_start: bool,
-    /// See [`Subscription::forgives_retries`].
-    pub(in crate::dispatch) retries_forgiven: bool,
 }

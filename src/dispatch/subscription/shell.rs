@@ -21,7 +21,7 @@ use super::super::attempt::{self, Attempted};
 use super::super::limits::ShownLimit;
 use super::super::outcome_writer::{Ended, Item};
 use super::gate::ShellGate;
-use super::messages::{Changed, LaneMsg, Opened};
+use super::messages::{LaneMsg, Opened};
 use super::{read, record};
 
 /// Of a slot that is not held: nothing can be recorded under it.
@@ -40,6 +40,9 @@ pub(super) struct Shell {
     pub(super) has_sent: bool,
     /// The delivery whose outcome pauses or disables the subscription, until that is recorded.
     closed_by: Option<Sequence>,
+    /// An outcome of its own pauses or disables the subscription, and it was not read again since: whatever copy is
+    /// at hand does not say that it is open.
+    has_closed_itself: bool,
     refreshing: Option<AbortOnDropHandle<()>>,
     /// The number of the refresh that counts; what came of older ones does not.
     refreshes: u64,
@@ -80,6 +83,7 @@ impl Shell {
             idle_since: None,
             has_sent: false,
             closed_by: None,
+            has_closed_itself: false,
             refreshing: None,
             refreshes: 0,
             news: None,
@@ -133,22 +137,16 @@ impl Shell {
                     // It may have been read before this lane's own outcome closed it, and would open it again.
                     return None;
                 }
-                let before = &self.subscription;
-                let newer = after.version > before.version;
-                let change = Changed {
-                    fresh_start: after.endpoint_version > before.endpoint_version,
-                    retries_forgiven: newer && after.forgives_retries(before),
-                    after,
-                };
+                self.has_closed_itself = false;
                 // Though nothing may be new: a lane that its own outcome closed waits to hear that it is open.
-                let changed = self.changed(parts, change);
+                let changed = self.changed(parts, after);
                 let Some(last) = self.news.take() else { return Some(changed) };
                 self.lane.handle(changed, now);
                 Some(Event::Stored { last })
             }
             LaneMsg::Skipped(sequence) => Some(Event::Skipped { sequence }),
             LaneMsg::RetryNow(sequence) => Some(Event::RetryNow { sequence }),
-            LaneMsg::Changed(change) => Some(self.changed(parts, *change)),
+            LaneMsg::Changed(after) => Some(self.changed(parts, after)),
             LaneMsg::Place(place) => {
                 self.gate.keep(place);
                 Some(Event::Tick)
@@ -186,17 +184,20 @@ impl Shell {
         })
     }
 
-    /// What a change means; of an older copy than the one at hand, only what it started.
-    pub(super) fn changed(&mut self, parts: &Parts, change: Changed) -> Event {
-        if change.after.version > self.subscription.version {
-            self.gate.set_rate(change.after.config.rate_limit);
-            self.subscription = change.after;
+    /// What a change means. Each copy tells of all changes before it, so an older one than that at hand means nothing.
+    pub(super) fn changed(&mut self, parts: &Parts, after: Arc<Subscription>) -> Event {
+        let (mut fresh_start, mut retries_forgiven) = (false, false);
+        if after.version > self.subscription.version {
+            fresh_start = after.endpoint_version > self.subscription.endpoint_version;
+            retries_forgiven = after.retries_version > self.subscription.retries_version;
+            self.gate.set_rate(after.config.rate_limit);
+            self.subscription = after;
         }
         Event::Changed(lane::Change {
             policy: Policy::of(&self.subscription.config, &parts.settings.defaults),
-            active: self.subscription.status == SubscriptionStatus::Active,
-            fresh_start: change.fresh_start,
-            retries_forgiven: change.retries_forgiven,
+            active: self.subscription.status == SubscriptionStatus::Active && !self.has_closed_itself,
+            fresh_start,
+            retries_forgiven,
         })
     }
 
@@ -255,6 +256,7 @@ impl Shell {
         );
         if outcome.standing.is_some() {
             self.closed_by = Some(sequence);
+            self.has_closed_itself = true;
             self.refreshes += 1;
         }
         let ended = Ended { outcome, ticket: record.ticket, lane: myself.clone(), place: flight.place };

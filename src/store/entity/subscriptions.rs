@@ -39,6 +39,8 @@ pub struct Model {
     pub asymmetric_signature: i16,
     #[serde(default)]
     pub client_certificate: Option<String>,
+    #[serde(default)]
+    pub retries_version: i64,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

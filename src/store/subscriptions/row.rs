@@ -54,6 +54,7 @@ pub(in crate::store) fn from_subscription(
         status_reason: subscription.status_reason.map(StatusReason::code),
         version: subscription.version,
         endpoint_version: subscription.endpoint_version,
+        retries_version: subscription.retries_version,
         created_at_ms: subscription.created_at.as_millis(),
         updated_at_ms: subscription.updated_at.as_millis(),
         deleted_at_ms: None,
@@ -114,6 +115,7 @@ pub(in crate::store) fn to_subscription(
         status_reason: row.status_reason.and_then(StatusReason::from_code),
         version: row.version,
         endpoint_version: row.endpoint_version,
+        retries_version: row.retries_version,
         created_at: Timestamp::from_millis(row.created_at_ms),
         updated_at: Timestamp::from_millis(row.updated_at_ms),
     })
