@@ -120,7 +120,7 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         Audit { control: control.clone() },
         Cluster { control: control.clone() },
         WebhookKeys { control: control.clone(), clock },
-        Status { control, clock },
+        Status { control },
     );
     let routes = documents::routes()
         .at("/problems/:name", get(problem::pages::show))

@@ -9,6 +9,7 @@
 
 mod redis;
 mod shared;
+mod tallies;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,14 +22,16 @@ use moka::ops::compute::Op;
 use posthorn_domain::id::{EventId, SubscriptionId};
 use posthorn_domain::subscription::{RateLimit, Subscription};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_domain::time::Timestamp;
 
 use crate::store::shared_cache::{decode_tenant, encode_tenant};
-use crate::store::{Error, Payload, Store};
+use crate::store::{Error, Payload, Stats, Store};
 
 pub use shared::{Bucket, Turns};
 
 use redis::Redis;
 use shared::{Key, Marks, Shared};
+use tallies::Tallies;
 
 /// Payloads of events that were just accepted: some thousands of them, sent in a moment.
 const PAYLOAD_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -45,6 +48,7 @@ pub struct Caches {
     store: Store,
     payloads: Cache<EventId, Arc<Payload>>,
     subscriptions: Cache<SubscriptionId, Arc<Subscription>>,
+    tallies: Tallies,
     doubt: Arc<Doubt>,
     /// What others change is heard of; else every subscription is in doubt.
     hears: Arc<AtomicBool>,
@@ -111,6 +115,7 @@ impl Caches {
                 .max_capacity(SUBSCRIPTIONS_MAX)
                 .time_to_live(SUBSCRIPTION_AGE_MAX)
                 .build(),
+            tallies: Tallies::new(),
             doubt: Arc::default(),
             hears: Arc::new(AtomicBool::new(true)),
             shared: shared.map(Arc::new),
@@ -199,6 +204,11 @@ impl Caches {
             self.share(found.place, subscription.version, bytes);
         }
         Ok(Some(self.keep_subscription(subscription).await))
+    }
+
+    /// A tenant's part of the statistics; where it takes long to count, as counted a while ago.
+    pub async fn stats_of_tenant(&self, tenant: &Tenant, now: Timestamp) -> Result<Stats, Error> {
+        self.tallies.get(tenant, self.store.stats_of_tenant(tenant, now)).await
     }
 
     /// What a tenant may use.

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::Parts;
 use super::dispatcher::DispatcherMsg;
 use crate::store::cluster::Cluster;
-use crate::store::{CircuitState, CircuitView, Error, Store, SubscriptionView, Update};
+use crate::store::{CircuitState, CircuitView, Error, Stats, Store, SubscriptionView, Update};
 
 pub use events::{Accepted, IngestError, NewEvent};
 
@@ -194,6 +194,15 @@ impl Control {
     pub fn in_flight_limit(&self, subscription: &Subscription) -> u32 {
         let start = subscription.config.in_flight(&self.parts.settings.defaults).start();
         self.parts.limits.of(subscription.id).unwrap_or(start)
+    }
+
+    /// The system at a glance, or a tenant's part of it.
+    pub async fn stats(&self, tenant: Option<&Tenant>) -> Result<Stats, Error> {
+        let now = self.parts.clock.now();
+        match tenant {
+            None => self.parts.store.stats(now).await,
+            Some(tenant) => self.parts.caches.stats_of_tenant(tenant, now).await,
+        }
     }
 
     /// This node, and all nodes with the slots that they hold.
