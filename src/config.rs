@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use posthorn_domain::encryption_key::{EncryptionKey, EncryptionKeyError};
+use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_domain::limits::{PAYLOAD_BYTES_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
 
 use read::Reader;
@@ -220,9 +220,10 @@ impl Config {
     /// What several values together must be.
     fn check(self) -> Result<Self, Error> {
         if self.encryption_key.is_none() && self.profile == Profile::Production {
-            return Err(Error(format!(
-                "POSTHORN_ENCRYPTION_KEY: expected a key in the production profile, {EncryptionKeyError}"
-            )));
+            return Err(Error(
+                "POSTHORN_ENCRYPTION_KEY: expected a key in the production profile: the base64 of 32 random bytes"
+                    .to_owned(),
+            ));
         }
         let missing = match (&self.tls_certificate, &self.tls_key) {
             (Some(_), None) => Some(("POSTHORN_TLS_KEY", "POSTHORN_TLS_CERTIFICATE")),
