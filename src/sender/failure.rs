@@ -56,9 +56,7 @@ pub enum Failure {
 impl Failure {
     /// Told by the chain of causes, from the outermost in.
     pub(super) fn of(error: &reqwest::Error) -> Self {
-        let mut causes =
-            std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
-        match causes.find_map(told_by) {
+        match told_by_causes(error) {
             // While connecting only a TLS handshake waits for bytes that may end.
             Some(Self::ConnectionClosed) if error.is_connect() => Self::Tls,
             Some(failure) => failure,
@@ -66,6 +64,16 @@ impl Failure {
             None => Self::Other,
         }
     }
+}
+
+fn told_by_causes(error: &(dyn Error + 'static)) -> Option<Failure> {
+    let causes = || std::iter::successors(Some(error), |&error| error.source());
+    causes().find_map(told_by).or_else(|| {
+        // The connection was gone when the request was to go out on it; why, not every client says.
+        let gone = |error: &hyper::Error| error.is_canceled() || error.is_closed();
+        let gone = causes().any(|error| error.downcast_ref().is_some_and(gone));
+        gone.then_some(Failure::ConnectionClosed)
+    })
 }
 
 fn told_by(error: &(dyn Error + 'static)) -> Option<Failure> {
@@ -138,5 +146,26 @@ fn told_by_io(error: &io::Error) -> Option<Failure> {
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::AddrNotAvailable => Some(Failure::Unreachable),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::Empty;
+    use hyper::client::conn::http1::handshake;
+    use hyper_util::rt::TokioIo;
+
+    use super::*;
+
+    /// As of an endpoint that says only after the handshake that it wants a certificate.
+    #[tokio::test]
+    async fn a_connection_that_went_before_the_request_was_closed() {
+        let (near, _far) = tokio::io::duplex(64);
+        let (mut requests, connection) = handshake::<_, Empty<&[u8]>>(TokioIo::new(near)).await.unwrap();
+        drop(connection);
+        let error = requests.send_request(hyper::Request::new(Empty::new())).await.unwrap_err();
+        assert_eq!(told_by_causes(&error), Some(Failure::ConnectionClosed), "{error:?}");
+        let error = requests.ready().await.unwrap_err();
+        assert_eq!(told_by_causes(&error), Some(Failure::ConnectionClosed), "{error:?}");
     }
 }

@@ -160,7 +160,10 @@ async fn endpoints_are_shown_a_subscriptions_own_certificate(backend: Backend) {
         api.put_json(path.clone(), json!({"client_certificate": change})).await.expect(200);
         let refused = api.ingest(&subscribed.id, json!(2)).await;
         api.delivery_in(&refused, "failed").await;
-        assert_eq!(api.attempts(&refused).await[0]["error_message"], "tls failure");
+        // The reason, or where the request crossed it on the way, no more than that the connection is gone.
+        let message = &api.attempts(&refused).await[0]["error_message"];
+        let told = ["tls failure", "connection closed without an answer", "connection reset"];
+        assert!(told.iter().any(|text| message == text), "{message}");
     }
     let mixed = json!({"certificate": client.cert.pem(), "private_key": other.signing_key.serialize_pem()});
     let answer = api.put_json(path.clone(), json!({"client_certificate": mixed})).await;
