@@ -41,6 +41,22 @@ impl MigratorTrait for Migrator {
     }
 }
 
+/// Adds a column, unless a run that died before it was noted has added it: SQLite has no ADD COLUMN IF NOT EXISTS.
+async fn add_column(manager: &SchemaManager<'_>, table: &str, column: &str, sql: &str) -> Result<(), DbErr> {
+    if manager.has_column(table, column).await? {
+        return Ok(());
+    }
+    run(manager, &format!("ALTER TABLE {table} ADD COLUMN {column} {sql}")).await
+}
+
+/// Removes a column, if it is there.
+async fn drop_column(manager: &SchemaManager<'_>, table: &str, column: &str) -> Result<(), DbErr> {
+    if !manager.has_column(table, column).await? {
+        return Ok(());
+    }
+    run(manager, &format!("ALTER TABLE {table} DROP COLUMN {column}")).await
+}
+
 /// Runs `sql`, its types put into the database's own words.
 async fn run(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
     let postgres = manager.get_database_backend() == DbBackend::Postgres;

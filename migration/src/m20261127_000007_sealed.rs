@@ -8,19 +8,13 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite has no ADD COLUMN IF NOT EXISTS.
-        if !manager.has_column("subscriptions", "sealed_by").await? {
-            crate::run(manager, "ALTER TABLE subscriptions ADD COLUMN sealed_by {text}").await?;
-        }
+        crate::add_column(manager, "subscriptions", "sealed_by", "{text}").await?;
         crate::run(manager, INDEX).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         crate::run(manager, "DROP INDEX IF EXISTS subscriptions_by_seal").await?;
-        if manager.has_column("subscriptions", "sealed_by").await? {
-            crate::run(manager, "ALTER TABLE subscriptions DROP COLUMN sealed_by").await?;
-        }
-        Ok(())
+        crate::drop_column(manager, "subscriptions", "sealed_by").await
     }
 }
 

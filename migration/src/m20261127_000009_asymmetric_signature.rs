@@ -9,18 +9,10 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite has no ADD COLUMN IF NOT EXISTS.
-        if manager.has_column("subscriptions", "asymmetric_signature").await? {
-            return Ok(());
-        }
-        let add = "ALTER TABLE subscriptions ADD COLUMN asymmetric_signature {code} NOT NULL DEFAULT 0";
-        crate::run(manager, add).await
+        crate::add_column(manager, "subscriptions", "asymmetric_signature", "{code} NOT NULL DEFAULT 0").await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        if manager.has_column("subscriptions", "asymmetric_signature").await? {
-            crate::run(manager, "ALTER TABLE subscriptions DROP COLUMN asymmetric_signature").await?;
-        }
-        Ok(())
+        crate::drop_column(manager, "subscriptions", "asymmetric_signature").await
     }
 }

@@ -10,18 +10,10 @@ pub(crate) struct Migration;
 #[async_trait::async_trait]
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        // SQLite has no ADD COLUMN IF NOT EXISTS.
-        if manager.has_column("subscriptions", "retries_version").await? {
-            return Ok(());
-        }
-        let add = "ALTER TABLE subscriptions ADD COLUMN retries_version {long} NOT NULL DEFAULT 1";
-        crate::run(manager, add).await
+        crate::add_column(manager, "subscriptions", "retries_version", "{long} NOT NULL DEFAULT 1").await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
-        if manager.has_column("subscriptions", "retries_version").await? {
-            crate::run(manager, "ALTER TABLE subscriptions DROP COLUMN retries_version").await?;
-        }
-        Ok(())
+        crate::drop_column(manager, "subscriptions", "retries_version").await
     }
 }
