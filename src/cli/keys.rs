@@ -1,6 +1,5 @@
 //! `posthorn keys`: API keys without the service, for the first one and when none is at hand.
 
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -12,6 +11,7 @@ use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use uuid::Uuid;
 
+use super::print;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -115,9 +115,4 @@ async fn list(store: &Store) -> Result<(), String> {
 
 fn or_never(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "never".to_owned(), |time| time.to_string())
-}
-
-/// Who reads may have gone, as `head` does.
-fn print(line: &str) -> Result<(), String> {
-    writeln!(io::stdout(), "{line}").map_err(|error| error.to_string())
 }

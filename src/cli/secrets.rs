@@ -1,9 +1,8 @@
 //! `posthorn secrets`: encrypting what is stored anew.
 
-use std::io::{self, Write as _};
-
 use clap::{Args, Subcommand};
 
+use super::print;
 use crate::app;
 use crate::config::Config;
 use crate::store::{self, Store};
@@ -25,8 +24,7 @@ enum Act {
 /// Runs the command; the error is one line.
 pub async fn run(Arguments { act: Act::Rotate }: Arguments, config: &Config) -> Result<(), String> {
     let sealed = rotate(config).await.map_err(|error| error.to_string())?;
-    writeln!(io::stdout(), "encrypted the secrets of {sealed} subscriptions")
-        .map_err(|error| error.to_string())
+    print(&format!("encrypted the secrets of {sealed} subscriptions"))
 }
 
 async fn rotate(config: &Config) -> Result<u64, store::Error> {
