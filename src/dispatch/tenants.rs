@@ -135,8 +135,7 @@ impl Tenants {
     /// Reads what somebody else changed, where the tenant is in use.
     pub(super) async fn read_again(&self, tenant: &Tenant) -> Result<(), Error> {
         self.doubt(tenant);
-        let in_use = self.known().tenants.contains_key(tenant);
-        if in_use {
+        if self.in_use(tenant).is_some() {
             self.get(tenant).await?;
         }
         Ok(())
