@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::auth::Caller;
 use super::body::Json;
-use super::paging::{check_limit, read_id_cursor, write_id_cursor};
+use super::paging::{check_limit, cut, read_id_cursor, write_id_cursor};
 use super::problem::Problem;
 use super::words::{ActorKind, AuditAction, TenantName, Time};
 use crate::dispatch::Control;
@@ -77,12 +77,8 @@ impl Audit {
             return Ok(Json(AuditPage { items: Vec::new(), next_cursor: None }));
         }
         let tenant = asked.as_ref().or_else(|| caller.tenant());
-        // One more than asked for tells whether there is another page.
-        let mut found = self.control.store().list_audit(tenant, before, limit + 1).await?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next_cursor = found.last().filter(|_| more).map(|last| write_id_cursor(last.id.0));
+        let found = self.control.store().list_audit(tenant, before, limit + 1).await?;
+        let (found, next_cursor) = cut(found, limit, |last| write_id_cursor(last.id.0));
         Ok(Json(AuditPage { items: found.into_iter().map(AuditEntry::from).collect(), next_cursor }))
     }
 }

@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::Tag;
 use super::auth::Caller;
 use super::body::Json;
-use super::paging::{check_limit, read_cursor, write_cursor};
+use super::paging::{check_limit, cut, read_cursor, write_cursor};
 use super::problem::{Kind, Problem};
-use super::scope::check_delivery;
+use super::scope::{check_delivery, find_subscription};
 use super::words::{DeliveryState, Time};
 use crate::dispatch::{Control, IngestError};
 use crate::store::{Change, DeliveryFilter, Payload};
@@ -78,14 +78,9 @@ impl Deliveries {
             until: until.0.map(|time| time.0),
             before: cursor.0.as_deref().map(read_cursor).transpose()?,
         };
-        let subscription = self.control.subscription(id).await?;
-        subscription.filter(|found| caller.sees(&found.tenant)).ok_or_else(Problem::no_subscription)?;
-        // One more than asked for tells whether there is another page.
-        let mut found = self.control.store().list_deliveries(id, &filter, limit + 1).await?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        let next_cursor = found.last().filter(|_| more).map(|last| write_cursor(last.sequence));
+        find_subscription(&self.control, &caller, id).await?;
+        let found = self.control.store().list_deliveries(id, &filter, limit + 1).await?;
+        let (found, next_cursor) = cut(found, limit, |last| write_cursor(last.sequence));
         let waiting = self.control.waiting_for(id, &found).await?;
         let items =
             found.into_iter().zip(waiting).map(|(delivery, waiting)| Delivery::new(delivery, waiting));

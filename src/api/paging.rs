@@ -29,6 +29,19 @@ fn check(name: &str, value: Option<i64>, default: u32, max: u32) -> Result<u32, 
     }
 }
 
+/// The page of `found`, in which one more than `limit` was asked for, and the cursor where there is another one.
+pub(super) fn cut<T>(
+    mut found: Vec<T>,
+    limit: u32,
+    cursor: impl FnOnce(&T) -> String,
+) -> (Vec<T>, Option<String>) {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next_cursor = found.last().filter(|_| more).map(cursor);
+    (found, next_cursor)
+}
+
 /// A cursor is where the page before ended: the number of its last delivery. Clients are told
 /// nothing of that, so that it can change.
 pub(super) fn write_cursor(last: Sequence) -> String {
@@ -78,6 +91,17 @@ mod tests {
         }
         assert_eq!(check_page(Some(1_000_000)).unwrap(), 1_000_000);
         assert_eq!(check_page(Some(1_000_001)).unwrap_err().kind(), Kind::InvalidFields);
+    }
+
+    #[test]
+    fn what_was_asked_for_beyond_the_page_tells_of_another() {
+        for (found, limit, page, next_cursor) in [
+            (&[][..], 2, &[][..], None),
+            (&[1, 2], 2, &[1, 2], None),
+            (&[1, 2, 3], 2, &[1, 2], Some("2".to_owned())),
+        ] {
+            assert_eq!(cut(found.to_vec(), limit, i32::to_string), (page.to_vec(), next_cursor), "{found:?}");
+        }
     }
 
     #[test]

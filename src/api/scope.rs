@@ -1,12 +1,26 @@
 //! What is whose: to a tenant's key, what is another's is not there.
 
+use std::sync::Arc;
+
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::subscription::Subscription;
 
 use super::auth::Caller;
 use super::problem::Problem;
 use crate::dispatch::Control;
 
-/// Refuses a subscription that is not there for the caller, with the words for one that is not there at all.
+/// The subscription, where it is there for the caller; refused with the words for one that is not there at all.
+pub(super) async fn find_subscription(
+    control: &Control,
+    caller: &Caller,
+    id: SubscriptionId,
+) -> Result<Arc<Subscription>, Problem> {
+    let found = control.subscription(id).await?.filter(|found| caller.sees(&found.tenant));
+    found.ok_or_else(Problem::no_subscription)
+}
+
+/// As [`find_subscription`], for what finds out by itself whether it is there at all: then nothing is read for who
+/// sees everything.
 pub(super) async fn check_subscription(
     control: &Control,
     caller: &Caller,
@@ -15,8 +29,7 @@ pub(super) async fn check_subscription(
     if caller.is_admin() {
         return Ok(());
     }
-    let found = control.subscription(id).await?.filter(|found| caller.sees(&found.tenant));
-    found.map(|_| ()).ok_or_else(Problem::no_subscription)
+    find_subscription(control, caller, id).await.map(drop)
 }
 
 /// Refuses a delivery that is not there for the caller, with the words for one that is not there at all. Those of a

@@ -13,7 +13,7 @@ use super::body::Json;
 use super::deliveries::{Delivery, DeliveryAttempt, explained};
 use super::paging::check_limit;
 use super::problem::Problem;
-use super::scope::check_delivery;
+use super::scope::{check_delivery, find_subscription};
 use super::words::Time;
 use crate::dispatch::Control;
 use crate::store::{Activity, STATS_WINDOW, Stats};
@@ -158,8 +158,7 @@ impl Status {
     ) -> Result<Json<Vec<DeliveryAttempt>>, Problem> {
         let id = SubscriptionId(subscription_id.0);
         let limit = check_limit(limit.0, ATTEMPTS_LIMIT_DEFAULT)?;
-        let subscription = self.control.subscription(id).await?;
-        subscription.filter(|found| caller.sees(&found.tenant)).ok_or_else(Problem::no_subscription)?;
+        find_subscription(&self.control, &caller, id).await?;
         let attempts = self.control.store().attempts_of_subscription(id, limit).await?;
         Ok(Json(attempts.into_iter().map(DeliveryAttempt::from).collect()))
     }
