@@ -36,7 +36,8 @@ pub(crate) struct Received {
     pub(crate) opened: Instant,
     /// When the answer began or the other side closed; none while it is open.
     pub(crate) closed: Option<Instant>,
-    /// Whether the whole answer was handed to the socket.
+    /// Whether a whole answer began before the other side left. It is set before the first byte goes
+    /// out: who has read the answer finds it set.
     pub(crate) answered: bool,
     /// Wall-clock time of arrival.
     pub(crate) arrived: SystemTime,
@@ -231,15 +232,16 @@ async fn converse(mut stream: TcpStream, shared: Arc<Shared>) -> std::io::Result
             return Ok(());
         }
         if reply.ending != Ending::Stall || !reply.bytes.is_empty() {
-            shared.change(index, |request| request.closed = Some(Instant::now()));
+            let answered = matches!(reply.ending, Ending::KeepAlive | Ending::Close);
+            shared.change(index, |request| {
+                request.closed = Some(Instant::now());
+                request.answered = answered;
+            });
         }
         stream.write_all(&reply.bytes).await?;
         match reply.ending {
-            Ending::KeepAlive => shared.change(index, |request| request.answered = true),
-            Ending::Close => {
-                shared.change(index, |request| request.answered = true);
-                return stream.shutdown().await;
-            }
+            Ending::KeepAlive => {}
+            Ending::Close => return stream.shutdown().await,
             Ending::Reset => return stream.set_zero_linger(),
             Ending::Stall => {
                 peer_stays(&stream, std::future::pending()).await;
