@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::encryption_key::EncryptionKey;
-use posthorn_migration::{Migrator, MigratorTrait as _};
 use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _, PgPool};
@@ -121,50 +120,6 @@ impl Store {
             turn: WriteTurn(None),
             vault: settings.vault()?,
         })
-    }
-
-    /// Brings the schema up to date; an error where it is newer than this program.
-    pub async fn migrate_up(&self) -> Result<(), Error> {
-        self.check_schema().await?;
-        Ok(Migrator::up(&self.orm, None).await?)
-    }
-
-    /// Takes the newest `steps` of the schema back, and with them what is stored in it; an error where it is
-    /// newer than this program, or where a node is running on it.
-    pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
-        self.check_schema().await?;
-        if let Some(node) = self.running_node().await? {
-            let reason =
-                format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");
-            return Err(Error::Unusable(reason));
-        }
-        Ok(Migrator::down(&self.orm, Some(steps)).await?)
-    }
-
-    /// Whether this program knows every step that was applied.
-    pub async fn check_schema(&self) -> Result<(), Error> {
-        Migrator::install(&self.orm).await?;
-        let known: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
-        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
-        let ask = Statement::from_string(self.orm.get_database_backend(), ask);
-        for row in self.orm.query_all(ask).await? {
-            let step: String = row.try_get_by_index(0)?;
-            if !known.contains(&step) {
-                return Err(Error::Unusable(format!(
-                    "DATABASE_URL: the schema is of a newer version than this program, which does not know {step}"
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// The steps of the schema, in order, with whether each is applied.
-    pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
-        self.check_schema().await?;
-        let pending = Migrator::get_pending_migrations(&self.orm).await?;
-        let applied = Migrator::get_applied_migrations(&self.orm).await?;
-        let row = |done| move |step: &posthorn_migration::Migration| (step.name().to_owned(), done);
-        Ok(applied.iter().map(row(true)).chain(pending.iter().map(row(false))).collect())
     }
 
     /// Whether the database answers.

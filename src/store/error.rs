@@ -33,6 +33,17 @@ impl Error {
     }
 }
 
+/// Whether PostgreSQL gave up since others hold what is needed: `lock_not_available` or `deadlock_detected`
+/// (appendix A of its documentation).
+pub(super) fn is_held_up(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
+    else {
+        return false;
+    };
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    matches!(code.as_deref(), Some("55P03" | "40P01"))
+}
+
 impl From<DbErr> for Error {
     fn from(error: DbErr) -> Self {
         match error {

@@ -28,6 +28,7 @@ mod lock;
 pub mod notices;
 pub mod outcomes;
 pub mod retention;
+mod schema;
 mod secrets;
 pub mod shared_cache;
 mod sqlite;

@@ -1,5 +1,8 @@
 //! The schema goes up and down, and refuses what must not be.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
 use posthorn::store::{Settings, Store};
 use posthorn_domain::audit::{Action, Stamp};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
@@ -60,6 +63,37 @@ async fn a_step_that_was_not_noted_runs_again(backend: Backend) {
     assert!(world.store.migrations().await.unwrap().iter().any(|(_, applied)| !applied));
     world.store.migrate_up().await.unwrap();
     assert_eq!(world.store.tenant_settings(&Tenant::default()).await.unwrap(), stored);
+}
+
+/// Somebody reads a table for two seconds, which a step needs for itself: it waits, and whoever comes after it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_waits_keeps_nobody_waiting() {
+    let world = World::new(Backend::Postgres).await;
+    let steps = u32::try_from(world.store.migrations().await.unwrap().len()).unwrap();
+    world.store.migrate_down(steps - 1).await.unwrap();
+    let database = Arc::new(world.database);
+    let reading = tokio::spawn({
+        let database = Arc::clone(&database);
+        let read = "BEGIN; LOCK TABLE subscriptions IN ACCESS SHARE MODE; SELECT pg_sleep(2); COMMIT";
+        async move { database.execute(read).await }
+    });
+    let held = "SELECT count(*) FROM pg_locks WHERE granted AND relation = 'subscriptions'::regclass AND pid <> pg_backend_pid()";
+    while database.number(held).await == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let store = world.store.clone();
+    let migrating = tokio::spawn(async move { store.migrate_up().await });
+    let mut longest = Duration::ZERO;
+    while !reading.is_finished() {
+        let began = Instant::now();
+        database.number("SELECT count(*) FROM subscriptions").await;
+        longest = longest.max(began.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!migrating.is_finished(), "it needs what is held");
+    assert!(longest < Duration::from_secs(1), "kept waiting for {longest:?}");
+    migrating.await.unwrap().unwrap();
+    assert!(world.store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
 }
 
 /// A later version has been here.

@@ -1,0 +1,100 @@
+//! The schema: which of its steps are applied, and applying them.
+//!
+//! On PostgreSQL nodes of the version before may be at work meanwhile. A step needs its table for itself for a
+//! moment, and who waits for that lets nobody else at the table, not even readers: behind one long read (a
+//! backup, say) the whole service would stand still. So a step waits briefly, steps aside, and comes again.
+
+use std::time::Duration;
+
+use posthorn_migration::{Migrator, MigratorTrait as _};
+use sea_orm::{ConnectionTrait as _, Statement, TransactionTrait as _};
+use tokio::time::Instant;
+use tracing::info;
+
+use super::{Error, Pool, Store};
+
+/// Others stand still for as long.
+const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
+/// Between two tries, for what stood behind the first.
+const PAUSE: Duration = Duration::from_millis(800);
+/// After it the start fails: a table that somebody holds for so long is not given back soon.
+const STEP_PATIENCE: Duration = Duration::from_mins(1);
+
+impl Store {
+    /// Brings the schema up to date; an error where it is newer than this program, or where another session
+    /// holds a table for longer than a minute.
+    pub async fn migrate_up(&self) -> Result<(), Error> {
+        let pending = self.migrations().await?.into_iter().filter(|(_, applied)| !applied);
+        match &self.pool {
+            Pool::Sqlite(_) => Migrator::up(&self.orm, None).await?,
+            Pool::Postgres { .. } => {
+                for (step, _) in pending {
+                    self.apply_next(&step).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the newest `steps` of the schema back, and with them what is stored in it; an error where it is
+    /// newer than this program, or where a node is running on it.
+    pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
+        self.check_schema().await?;
+        if let Some(node) = self.running_node().await? {
+            let reason =
+                format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");
+            return Err(Error::Unusable(reason));
+        }
+        Ok(Migrator::down(&self.orm, Some(steps)).await?)
+    }
+
+    /// Whether this program knows every step that was applied.
+    pub async fn check_schema(&self) -> Result<(), Error> {
+        Migrator::install(&self.orm).await?;
+        let known: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
+        let ask = Statement::from_string(self.orm.get_database_backend(), ask);
+        for row in self.orm.query_all(ask).await? {
+            let step: String = row.try_get_by_index(0)?;
+            if !known.contains(&step) {
+                return Err(Error::Unusable(format!(
+                    "DATABASE_URL: the schema is of a newer version than this program, which does not know {step}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The steps of the schema, in order, with whether each is applied.
+    pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
+        self.check_schema().await?;
+        let pending = Migrator::get_pending_migrations(&self.orm).await?;
+        let applied = Migrator::get_applied_migrations(&self.orm).await?;
+        let row = |done| move |step: &posthorn_migration::Migration| (step.name().to_owned(), done);
+        Ok(applied.iter().map(row(true)).chain(pending.iter().map(row(false))).collect())
+    }
+
+    /// Applies the next step, whose name is `step`, in a transaction of its own.
+    async fn apply_next(&self, step: &str) -> Result<(), Error> {
+        let deadline = Instant::now() + STEP_PATIENCE;
+        loop {
+            let tx = self.orm.begin().await?;
+            tx.execute_unprepared(LOCK_TIMEOUT).await?;
+            let Err(error) = Migrator::up(&tx, Some(1)).await else {
+                return Ok(tx.commit().await?);
+            };
+            tx.rollback().await?;
+            if !super::error::is_held_up(&error) {
+                return Err(error.into());
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Unusable(format!(
+                    "DATABASE_URL: the schema cannot be brought up to date, since another session keeps hold of a \
+                     table that {step} changes (pg_stat_activity shows which)"
+                )));
+            }
+            info!(step, "the schema waits for another session's lock");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
