@@ -4,30 +4,22 @@
 //! it is accepted. What is checked is what the endpoint saw: everything that was accepted, each subscription's
 //! in order and never backwards, how much of it twice, and for how long nothing came.
 
-use std::collections::BTreeMap;
+mod upgrades;
+mod world;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use rand::RngExt as _;
-use reqwest::Method;
 use serde_json::json;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 
-use crate::support::command;
+use self::world::{LEASE, SETTINGS, SUBSCRIPTIONS, World, path};
 use crate::support::postgres::Server;
 use crate::support::proxy::Proxy;
 use crate::support::random::seeded;
 use crate::support::redis::Redis;
-use crate::support::{Backend, Client, Database, Posthorn, Received, Receiver, Reply, eventually};
-
-/// Short, so that a test need not wait for long.
-const LEASE: Duration = Duration::from_secs(3);
-const SETTINGS: &[(&str, &str)] = &[("POSTHORN_LEASE_SECONDS", "3")];
-const SUBSCRIPTIONS: usize = 12;
-/// Between two events of one subscription.
-const PACE: Duration = Duration::from_millis(20);
+use crate::support::{Backend, Database, Posthorn, Reply, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_share_the_work_and_repeat_nothing() {
@@ -264,168 +256,4 @@ async fn one_node_holds_everything(backend: Backend) {
     assert_eq!(node["id"], cluster["node"]);
     assert_eq!((&node["version"], &node["leaving"]), (&json!(env!("CARGO_PKG_VERSION")), &json!(false)));
     assert!(node["heartbeat_age_seconds"].as_f64().unwrap() < 10.0, "{node}");
-}
-
-/// The schema is not taken from under a node; and a node that is older than the schema does not start.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_schema_fits_who_works_on_it() {
-    let mut world = World::start(1).await;
-    world.balanced().await;
-    let down = command::run(&world.database, &["migrate", "down"], &[]).await;
-    down.refused("posthorn is running on this database");
-    assert!(world.nodes[0].terminate().await.success());
-    command::run(&world.database, &["migrate", "down"], &[]).await.succeeded();
-    command::run(&world.database, &["migrate", "up"], &[]).await.succeeded();
-    world.database.execute("INSERT INTO seaql_migrations VALUES ('m29991231_000001_later', 0)").await;
-    command::run(&world.database, &["serve"], &[]).await.refused("newer version than this program");
-}
-
-struct World {
-    database: Arc<Database>,
-    nodes: Vec<Posthorn>,
-    receiver: Receiver,
-    subscriptions: Vec<String>,
-    /// Of the nodes that take events now.
-    clients: watch::Sender<Vec<Client>>,
-}
-
-/// What the endpoint saw of a load.
-struct Seen {
-    /// Requests for what had come before.
-    repeats: usize,
-    /// Those of them that came after a later one.
-    late: usize,
-    /// The longest time in which nothing came for a subscription.
-    silence: Duration,
-}
-
-struct Load {
-    wanted: watch::Sender<bool>,
-    writers: JoinSet<(String, i64)>,
-}
-
-fn path(id: &str) -> String {
-    format!("/{id}")
-}
-
-impl World {
-    async fn start(nodes: usize) -> Self {
-        Self::start_on(Database::create(Backend::Postgres).await, nodes, SETTINGS).await
-    }
-
-    async fn start_on(database: Database, nodes: usize, settings: &[(&str, &str)]) -> Self {
-        let database = Arc::new(database);
-        let mut world = Self {
-            nodes: Vec::new(),
-            receiver: Receiver::always(Reply::status(200)).await,
-            subscriptions: Vec::new(),
-            clients: watch::Sender::default(),
-            database,
-        };
-        for _ in 0..nodes {
-            let node = Posthorn::start_on(Arc::clone(&world.database), settings).await;
-            world.clients.send_modify(|clients| clients.push(node.client().clone()));
-            world.nodes.push(node);
-        }
-        let client = world.nodes[0].client();
-        for number in 0..SUBSCRIPTIONS {
-            let id = client.subscribe(&world.receiver.url("/"), json!({})).await.id;
-            let target =
-                json!({"target_url": world.receiver.url(&path(&id)), "description": number.to_string()});
-            client.put_json(format!("/subscriptions/{id}"), target).await.expect(200);
-            world.subscriptions.push(id);
-        }
-        world
-    }
-
-    /// Waits until every node has its share of the slots.
-    async fn balanced(&self) {
-        let (count, nodes) = (
-            "SELECT count(*) FROM slots WHERE until_ms > extract(epoch FROM now()) * 1000 GROUP BY owner",
-            self.nodes.len(),
-        );
-        eventually("an even share for each node", async || {
-            let shares = self.database.numbers(count).await;
-            let (least, most) = (shares.iter().min().copied(), shares.iter().max().copied());
-            let even =
-                shares.len() == nodes && shares.iter().sum::<i64>() == 256 && most <= least.map(|n| n + 1);
-            if even { Ok(()) } else { Err(format!("{shares:?}")) }
-        })
-        .await;
-    }
-
-    /// Events for all subscriptions until it is ended.
-    fn load(&self) -> Load {
-        let wanted = watch::Sender::new(true);
-        let mut writers = JoinSet::new();
-        for (number, id) in self.subscriptions.iter().enumerate() {
-            writers.spawn(hand_in(number, id.clone(), wanted.subscribe(), self.clients.subscribe()));
-        }
-        Load { wanted, writers }
-    }
-
-    /// Ends the load, waits for everything that was accepted, and checks its order.
-    async fn end(&self, load: Load) -> Seen {
-        load.wanted.send_replace(false);
-        let accepted: BTreeMap<String, i64> = load.writers.join_all().await.into_iter().collect();
-        for (id, count) in &accepted {
-            let last = |log: &[Received]| {
-                log.iter().any(|request| request.path == path(id) && request.sequence() == *count)
-            };
-            self.receiver.until("the last event of each subscription", last).await;
-        }
-        let log = self.receiver.requests();
-        let (mut repeats, mut late, mut silence) = (0, 0, Duration::ZERO);
-        for (id, count) in accepted {
-            let arrived = self.arrived(&id);
-            let mut reached = 0;
-            for sequence in &arrived {
-                assert!(*sequence <= reached + 1, "{id}: {sequence} after {reached}");
-                late += usize::from(*sequence < reached);
-                reached = reached.max(*sequence);
-            }
-            assert_eq!(reached, count);
-            repeats += arrived.len() - usize::try_from(count).unwrap();
-            let times: Vec<_> = log.iter().filter(|r| r.path == path(&id)).map(|r| r.opened).collect();
-            let gaps = times.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0]));
-            silence = silence.max(gaps.max().unwrap_or_default());
-        }
-        println!("{} requests, {repeats} repeats, {late} late, nothing for {silence:?} at most", log.len());
-        Seen { repeats, late, silence }
-    }
-
-    fn arrived(&self, id: &str) -> Vec<i64> {
-        let log = self.receiver.requests();
-        log.iter().filter(|request| request.path == path(id)).map(Received::sequence).collect()
-    }
-}
-
-/// Hands in events for one subscription, each to the next node, until they are accepted.
-async fn hand_in(
-    number: usize,
-    id: String,
-    wanted: watch::Receiver<bool>,
-    clients: watch::Receiver<Vec<Client>>,
-) -> (String, i64) {
-    let mut count = 0_i64;
-    let mut turn = number;
-    while *wanted.borrow() {
-        count += 1;
-        loop {
-            turn += 1;
-            let client = {
-                let clients = clients.borrow();
-                clients[turn % clients.len()].clone()
-            };
-            let call = client.call(Method::POST, format!("/ingest/{id}"));
-            let call = call.header("idempotency-key", format!("{count}")).json(&json!({"n": count}));
-            match tokio::time::timeout(Duration::from_secs(2), call.try_send()).await {
-                Ok(Some(answer)) if answer.status == 202 => break,
-                Ok(Some(answer)) => assert_eq!(answer.status, 503, "{}", answer.json),
-                Ok(None) | Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-        tokio::time::sleep(PACE).await;
-    }
-    (id, count)
 }

@@ -28,8 +28,12 @@ pub(crate) const FAST: &[(&str, &str)] = &[
     ("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", "1000000"),
 ];
 
+/// The binary of this build.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_posthorn");
+
 /// A running server; it is killed with its owner.
 pub(crate) struct Posthorn {
+    program: String,
     /// What it stores in.
     pub(crate) database: Arc<Database>,
     settings: Vec<(String, String)>,
@@ -52,12 +56,22 @@ impl Posthorn {
 
     /// On a database that exists already.
     pub(crate) async fn start_on(database: Arc<Database>, settings: &[(&str, &str)]) -> Self {
+        Self::start_program(PROGRAM, database, settings).await
+    }
+
+    /// Another build, by its path.
+    pub(crate) async fn start_program(
+        program: &str,
+        database: Arc<Database>,
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let program = program.to_owned();
         let settings: Vec<_> =
             settings.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
-        let mut process = Process::spawn(&database, &settings, &["serve"]);
+        let mut process = Process::spawn_program(&program, &database, &settings, &["serve"]);
         let address = process.listening().await;
         let client = Client::connect(address, key(&settings)).await;
-        Self { database, settings, process, address, client }
+        Self { program, database, settings, process, address, client }
     }
 
     /// A client of it.
@@ -104,7 +118,7 @@ impl Posthorn {
 
     /// The same again on the same data, after its end.
     pub(crate) async fn start_again(&mut self) {
-        let mut process = Process::spawn(&self.database, &self.settings, &["serve"]);
+        let mut process = Process::spawn_program(&self.program, &self.database, &self.settings, &["serve"]);
         self.address = process.listening().await;
         self.process = process;
         self.client = Client::connect(self.address, key(&self.settings)).await;
@@ -148,13 +162,22 @@ impl Process {
     /// Starts the binary in the database's directory with nothing in its environment but the
     /// settings; port 0 and the database's address are given where the settings don't say otherwise.
     pub(crate) fn spawn(database: &Database, settings: &[(String, String)], arguments: &[&str]) -> Self {
+        Self::spawn_program(PROGRAM, database, settings, arguments)
+    }
+
+    fn spawn_program(
+        program: &str,
+        database: &Database,
+        settings: &[(String, String)],
+        arguments: &[&str],
+    ) -> Self {
         // As the contract has it, beside PostgreSQL; POSTHORN_TEST_WITHOUT_REDIS leaves it out.
         let redis_url = std::env::var("POSTHORN_TEST_REDIS_URL").ok();
         let redis_url = redis_url.filter(|_| {
             database.url().starts_with("postgres")
                 && std::env::var_os("POSTHORN_TEST_WITHOUT_REDIS").is_none()
         });
-        let mut child = Command::new(env!("CARGO_BIN_EXE_posthorn"))
+        let mut child = Command::new(program)
             .args(arguments)
             .current_dir(database.directory())
             .env_clear()
