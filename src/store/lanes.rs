@@ -1,12 +1,15 @@
 //! The hot path back: what a lane still has to send, read in pages.
 
+use std::time::Duration;
+
 use posthorn_domain::delivery::{DeliveryStatus, OrderingKey};
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Statement,
+    ColumnTrait as _, Condition, ConnectionTrait as _, EntityTrait as _, FromQueryResult, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _, Statement,
 };
 use uuid::Uuid;
 
@@ -32,6 +35,22 @@ pub struct Waiting {
     pub retry_base: u32,
     /// When it may be tried again.
     pub next_attempt_at: Option<Timestamp>,
+    /// How long after the end of its last attempt that is, where it may be tried again at some time.
+    pub retry_delay: Option<Duration>,
+}
+
+/// What is read of a row for it.
+#[derive(FromQueryResult)]
+struct Row {
+    id: Uuid,
+    event_id: Uuid,
+    replay_of: Option<Uuid>,
+    sequence: i64,
+    ordering_key: Option<String>,
+    attempt_count: i32,
+    retry_base: i32,
+    next_attempt_at_ms: Option<i64>,
+    retry_delay_ms: Option<i64>,
 }
 
 /// A lane with unfinished deliveries.
@@ -67,9 +86,21 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<Waiting>, Error> {
         let mut query = Entity::find()
+            .select_only()
+            .columns([
+                Column::Id,
+                Column::EventId,
+                Column::ReplayOf,
+                Column::Sequence,
+                Column::OrderingKey,
+                Column::AttemptCount,
+                Column::RetryBase,
+                Column::NextAttemptAtMs,
+            ])
+            .expr_as(Expr::cust(RETRY_DELAY_MS), "retry_delay_ms")
             .filter(Column::SubscriptionId.eq(id.0))
             .filter(Column::Sequence.gt(after.0))
-            .filter(sea_orm::sea_query::Expr::cust(UNFINISHED));
+            .filter(Expr::cust(UNFINISHED));
         match scope {
             Scope::Without(keys) if keys.is_empty() => {}
             Scope::Without(keys) => {
@@ -81,6 +112,7 @@ impl Store {
         let rows = query
             .order_by_asc(Column::Sequence)
             .limit(u64::try_from(limit).unwrap_or(u64::MAX))
+            .into_model::<Row>()
             .all(&self.lanes)
             .await?;
         let count = |column: i32| u32::try_from(column).unwrap_or(0);
@@ -95,6 +127,9 @@ impl Store {
                 attempt_count: count(row.attempt_count),
                 retry_base: count(row.retry_base),
                 next_attempt_at: row.next_attempt_at_ms.map(Timestamp::from_millis),
+                retry_delay: row
+                    .retry_delay_ms
+                    .map(|delay| Duration::from_millis(u64::try_from(delay).unwrap_or(0))),
             })
             .collect())
     }
@@ -138,5 +173,11 @@ impl Store {
 
 /// As the partial indexes say it, so that the planner sees that they serve.
 const UNFINISHED: &str = "status < 3";
+
+/// From the end of the last attempt to the time of the next, as the clock had it that wrote both; by
+/// `delivery_attempts_of_delivery`.
+const RETRY_DELAY_MS: &str = "CASE WHEN next_attempt_at_ms IS NOT NULL THEN next_attempt_at_ms - \
+    (SELECT a.attempted_at_ms + a.duration_ms FROM delivery_attempts a \
+    WHERE a.delivery_id = webhook_deliveries.id AND a.attempt_number = webhook_deliveries.attempt_count) END";
 
 const _: () = assert!(DeliveryStatus::Success.code() == 3);

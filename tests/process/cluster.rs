@@ -19,6 +19,7 @@ use crate::support::postgres::Server;
 use crate::support::proxy::Proxy;
 use crate::support::random::seeded;
 use crate::support::redis::Redis;
+use crate::support::wall_clock::WallClock;
 use crate::support::{Backend, Database, Posthorn, Reply, eventually};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -214,6 +215,43 @@ async fn many_that_join_at_once_share_evenly() {
     assert_eq!(shares.iter().sum::<usize>(), 256, "{shares:?}");
     let even = 256 / (join + 1);
     assert!(shares.iter().all(|share| [even, even + 1].contains(share)), "{shares:?}");
+}
+
+/// Two of three nodes have a clock that is ten minutes off: leases are none of its business, and what they leave to
+/// others waits no longer for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clocks_need_not_agree() {
+    let (Some(fast), Some(slow)) = (WallClock::new(), WallClock::new()) else { return };
+    let settings = [SETTINGS, &[("INITIAL_RETRY_DELAY_SECONDS", "1")]].concat();
+    let mut world = World::start_on(Database::create(Backend::Postgres).await, 1, &settings).await;
+    for (clock, offset) in [(&fast, 600), (&slow, -600)] {
+        clock.set(offset);
+        let settings = [settings.as_slice(), &clock.settings()].concat();
+        world.join(Posthorn::start_on(Arc::clone(&world.database), &settings).await);
+    }
+    world.balanced().await;
+    let load = world.load();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let seen = world.end(load).await;
+    assert_eq!((seen.repeats, seen.late), (0, 0));
+    assert!(seen.silence < Duration::from_secs(1), "nothing came for {:?}", seen.silence);
+
+    world.receiver.answer(|request| Reply::status(if request.attempt() == 1 { 500 } else { 200 }));
+    let client = world.nodes[0].client().clone();
+    let mut waiting = Vec::new();
+    for id in &world.subscriptions {
+        let delivery = client.ingest(id, json!({"n": 0})).await;
+        client.delivery_in(&delivery, "failed_attempt").await;
+        waiting.push(delivery);
+    }
+    for node in &mut world.nodes[1..] {
+        node.kill().await;
+    }
+    let killed = Instant::now();
+    for delivery in waiting {
+        client.delivery_in(&delivery, "success").await;
+    }
+    assert!(killed.elapsed() < LEASE + Duration::from_secs(2), "it took {:?}", killed.elapsed());
 }
 
 /// What a person changes on one node holds for a lane that runs on another.

@@ -23,6 +23,7 @@ mod changes;
 mod changes_in_flight;
 mod changes_under_load;
 mod circuit;
+mod clocks;
 mod cluster;
 mod commands;
 mod configuration;

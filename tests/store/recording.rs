@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use posthorn::store::lanes::Scope;
 use posthorn::store::outcomes::OutcomeWriter;
 use posthorn::store::{Change, CircuitState, LaneHealth};
 use posthorn_domain::audit::Action;
@@ -39,6 +40,11 @@ async fn an_outcome_counts_once(backend: Backend) {
     assert_eq!(after.status, DeliveryStatus::FailedAttempt);
     assert_eq!(after.attempt_count, 1);
     assert_eq!(after.next_attempt_at, failed.next_attempt_at);
+    let all = Scope::Without(vec![]);
+    let page = world.store.lane_page(id, Sequence::ZERO, &all, 10).await.unwrap();
+    assert_eq!(page[0].next_attempt_at, failed.next_attempt_at);
+    // Ten seconds after it began, and it took 12 ms.
+    assert_eq!(page[0].retry_delay, Some(Duration::from_millis(9988)));
     assert_eq!(world.store.attempts_of_delivery(delivery.id).await.unwrap(), [failed.attempt]);
 
     let succeeded = outcome(&delivery, 2, AttemptOutcome::Success);

@@ -17,6 +17,7 @@ pub(crate) mod schema;
 pub(crate) mod server;
 pub(crate) mod signature;
 pub(crate) mod wait;
+pub(crate) mod wall_clock;
 
 pub(crate) use client::{Answer, Client};
 pub(crate) use database::{Backend, Database};

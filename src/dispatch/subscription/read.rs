@@ -78,7 +78,10 @@ where
 }
 
 pub(super) fn queued(parts: &Parts, row: Waiting, now: Instant) -> Queued {
-    let due = row.next_attempt_at.map(|at| parts.clock.instant(at, RETRY_DELAY_MAX)).filter(|due| *due > now);
+    // Whoever wrote it down may have had another clock, and this one may have been set since: it waits no longer than
+    // it would have from then on.
+    let longest = row.retry_delay.map_or(RETRY_DELAY_MAX, |delay| delay.min(RETRY_DELAY_MAX));
+    let due = row.next_attempt_at.map(|at| parts.clock.instant(at, longest)).filter(|due| *due > now);
     let ticket =
         Ticket { id: row.id, event_id: row.event_id, replay_of: row.replay_of, sequence: row.sequence };
     Queued {
