@@ -49,6 +49,9 @@ pub enum Error {
     /// The HTTP client.
     #[error("{0}")]
     Sender(#[from] sender::Error),
+    /// The disk failed under SQLite.
+    #[error("the disk failed to confirm what was written: stopped, so that nothing is built on it")]
+    DiskFailed,
     /// Signals cannot be listened to.
     #[error("signals: {0}")]
     Signals(std::io::Error),
@@ -80,6 +83,7 @@ impl App {
                 Profile::Development => warn!(%error, "not durable"),
             }
         }
+        store.settle_log().await?;
         store.migrate_up().await?;
         let lock = Some(lock).filter(|_| !store.is_shared());
         let sealed = store.check_secrets().await?;
@@ -137,10 +141,13 @@ impl App {
     }
 
     /// Serves until SIGTERM or SIGINT, then takes everything down; a second signal ends the
-    /// process at once.
+    /// process at once. An error as soon as the disk fails, with nothing taken down.
     pub async fn run(self) -> Result<(), Error> {
         let mut signals = Signals::new().map_err(Error::Signals)?;
-        signals.next().await;
+        tokio::select! {
+            () = signals.next() => {}
+            () = self.store.disk_failed() => return Err(Error::DiskFailed),
+        }
         info!("stopping: requests in flight are finished first");
         tokio::select! {
             () = self.shut_down() => {}

@@ -172,7 +172,7 @@ impl From<store::Error> for Problem {
                 tracing::warn!(%cause, "store unavailable");
                 Self::store_unavailable(STORE_RETRY_AFTER)
             }
-            store::Error::OutcomeUnknown(cause) => {
+            store::Error::OutcomeUnknown(cause) | store::Error::SyncFailed(cause) => {
                 tracing::warn!(%cause, "outcome of a commit unknown");
                 Self::outcome_unknown(STORE_RETRY_AFTER)
             }

@@ -197,6 +197,8 @@ async fn store(
         match writer.accept(intakes, parts.clock.now()).await {
             Ok(answers) => return answers.into_iter().map(Ok).collect(),
             Err(Error::Refused(reason)) => return one_by_one(parts, writer, intakes, &reason).await,
+            // It may be found, and is not safe for that.
+            Err(Error::SyncFailed(_)) => return intakes.iter().map(|_| Err(given_up(true))).collect(),
             Err(Error::OutcomeUnknown(reason)) => {
                 warn!(reason, events = intakes.len(), "the answer to a commit was lost");
                 unknown = true;
@@ -244,7 +246,7 @@ async fn one_by_one(
         let answer = writer.accept(std::slice::from_ref(intake), parts.clock.now()).await;
         answers.push(match answer {
             Ok(answers) => answers.first().copied().ok_or_else(|| given_up(true)),
-            Err(Error::OutcomeUnknown(_)) => Err(given_up(true)),
+            Err(Error::OutcomeUnknown(_) | Error::SyncFailed(_)) => Err(given_up(true)),
             Err(error) => {
                 warn!(%error, delivery_id = %intake.delivery_id, "an event could not be stored");
                 Err(given_up(false))

@@ -10,6 +10,7 @@ use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _, PgPool};
 use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, Statement};
+use tokio_util::sync::CancellationToken;
 
 use super::vault::Vault;
 use super::{Error, Pool, Store, WriteTurn};
@@ -102,6 +103,7 @@ impl Store {
             pool: Pool::Sqlite(pool),
             turn: WriteTurn(Some(Arc::default())),
             vault: settings.vault()?,
+            disk_failed: CancellationToken::new(),
         })
     }
 
@@ -119,6 +121,7 @@ impl Store {
             pool: Pool::Postgres { general, hot, direct_url: direct_url.into() },
             turn: WriteTurn(None),
             vault: settings.vault()?,
+            disk_failed: CancellationToken::new(),
         })
     }
 

@@ -12,6 +12,10 @@ pub enum Error {
     /// The answer to a commit was lost: it may have been done.
     #[error("the database's answer was lost: {0}")]
     OutcomeUnknown(String),
+    /// The disk did not confirm that what was written is safe: it may be stored, and may be lost with the power. The
+    /// store takes no more after it.
+    #[error("the disk failed to confirm what was written: {0}")]
+    SyncFailed(String),
     /// Another row has what may be there once; nothing was done.
     #[error("a row of that kind exists already")]
     Conflict,
@@ -26,7 +30,18 @@ pub enum Error {
     Unusable(String),
 }
 
+/// `SQLITE_IOERR_FSYNC` and `SQLITE_IOERR_DIR_FSYNC` (<https://www.sqlite.org/rescode.html>).
+const SQLITE_SYNC_FAILED: [i32; 2] = [1034, 1290];
+
 impl Error {
+    /// A commit that came to nothing, or to nobody knows what: where the database did not say, it may have been done.
+    pub(super) fn of_commit(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(_) => error.into(),
+            other => Self::OutcomeUnknown(other.to_string()),
+        }
+    }
+
     /// A stored value that has no meaning.
     pub(super) fn corrupt(what: &str, value: impl std::fmt::Display) -> Self {
         Self::Corrupt(format!("{what}: {value}"))
@@ -64,7 +79,11 @@ impl From<sqlx::Error> for Error {
                 let code = database.code().unwrap_or_default();
                 // Class 22: data exceptions, class 23: constraints (PostgreSQL, appendix A);
                 // SQLite: SQLITE_TOOBIG, SQLITE_CONSTRAINT, SQLITE_MISMATCH and their extensions.
-                let sqlite_primary = code.parse::<i32>().map_or(0, |code| code & 0xff);
+                let sqlite = code.parse::<i32>().unwrap_or(0);
+                let sqlite_primary = sqlite & 0xff;
+                if code.len() < 5 && SQLITE_SYNC_FAILED.contains(&sqlite) {
+                    return Self::SyncFailed(database.message().to_owned());
+                }
                 if code.len() == 5 && (code.starts_with("22") || code.starts_with("23"))
                     || code.len() < 5 && matches!(sqlite_primary, 18..=20)
                 {

@@ -49,6 +49,7 @@ impl Held {
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut turn = self.store.turn.take().await;
+        self.store.check_disk()?;
         let mut connection = match (&self.store.pool, turn.as_mut().and_then(|kept| kept.take())) {
             (Pool::Postgres { hot, .. }, _) => Connection::Postgres(match self.connection.take() {
                 Some(connection) => connection,
@@ -74,6 +75,9 @@ impl Held {
         let result = timeout(DEADLINE, work)
             .await
             .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())));
+        if let Err(error) = &result {
+            self.store.note_disk(error);
+        }
         match (&result, connection) {
             (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Postgres(connection)) => {
                 self.connection = Some(connection);

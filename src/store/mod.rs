@@ -18,6 +18,7 @@ pub mod cluster;
 mod columns;
 mod connect;
 mod deliveries;
+mod disk;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
 mod entity;
 mod error;
@@ -44,6 +45,7 @@ use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::sync::CancellationToken;
 
 pub use api_keys::KeyPage;
 pub use attempts::Activity;
@@ -67,6 +69,8 @@ pub struct Store {
     pool: Pool,
     turn: WriteTurn,
     vault: vault::Vault,
+    /// Cancelled once the disk has failed.
+    disk_failed: CancellationToken,
 }
 
 /// The same connections, as the hot paths use them.

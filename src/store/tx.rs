@@ -35,19 +35,30 @@ where
     let store = store.clone();
     let task = tokio::spawn(async move {
         let _turn = store.turn.take().await;
-        let tx = store.orm.begin().await?;
-        if tx.get_database_backend() == DbBackend::Sqlite {
-            tx.execute_unprepared(TAKE_THE_FILE).await?;
-        }
-        let done = work(&tx).await?;
-        tx.commit().await.map_err(|error| Error::OutcomeUnknown(error.to_string()))?;
-        Ok(done)
+        store.check_disk()?;
+        attempt(&store, work).await.inspect_err(|error| store.note_disk(error))
     });
     match tokio::time::timeout(PATIENCE, task).await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => Err(Error::OutcomeUnknown("the transaction's task ended early".to_owned())),
         Err(_) => Err(Error::OutcomeUnknown("no answer in time".to_owned())),
     }
+}
+
+async fn attempt<T, F>(store: &Store, work: F) -> Result<T, Error>
+where
+    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T>,
+{
+    let tx = store.orm.begin().await?;
+    if tx.get_database_backend() == DbBackend::Sqlite {
+        tx.execute_unprepared(TAKE_THE_FILE).await?;
+    }
+    let done = work(&tx).await?;
+    tx.commit().await.map_err(|error| match Error::from(error) {
+        Error::SyncFailed(reason) => Error::SyncFailed(reason),
+        other => Error::OutcomeUnknown(other.to_string()),
+    })?;
+    Ok(done)
 }
 
 /// Runs a statement and tells how many rows it changed.

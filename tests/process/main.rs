@@ -29,6 +29,7 @@ mod commands;
 mod configuration;
 mod crash;
 mod deliveries;
+mod disk;
 mod documents;
 mod errors;
 mod exhausted;

@@ -186,7 +186,9 @@ const BACKLOG_FULL: IngestError = IngestError::BacklogFull { retry_after: RETRY_
 /// Why the store's refusal keeps an event out.
 fn busy(error: &Error) -> IngestError {
     match error {
-        Error::OutcomeUnknown(_) => IngestError::OutcomeUnknown { retry_after: RETRY_AFTER },
+        Error::OutcomeUnknown(_) | Error::SyncFailed(_) => {
+            IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }
+        }
         _ => IngestError::Busy { retry_after: RETRY_AFTER },
     }
 }

@@ -85,7 +85,8 @@ pub(super) async fn accept(
         .bind(batch.iter().map(|intake| intake.elsewhere).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
-        .map_err(lost_answer)?;
+        // A statement that is its own commit.
+        .map_err(Error::of_commit)?;
     let mut answers = vec![Answer::NoSubscription; batch.len()];
     for row in &rows {
         // Counted from 1.
@@ -100,14 +101,6 @@ pub(super) async fn accept(
         };
     }
     Ok(answers)
-}
-
-/// A statement that is its own commit: where the connection broke, it may have been done.
-fn lost_answer(error: sqlx::Error) -> Error {
-    match error {
-        sqlx::Error::Database(_) => error.into(),
-        other => Error::OutcomeUnknown(other.to_string()),
-    }
 }
 
 pub(super) async fn stored(

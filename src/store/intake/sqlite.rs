@@ -43,7 +43,7 @@ pub(super) async fn accept(
     move_on(&mut tx, &lanes).await?;
     let accepted = u64::try_from(fresh.len()).unwrap_or(u64::MAX);
     Counts { accepted, ..Counts::default() }.add_on(&mut tx, now, Writer::Intake).await?;
-    tx.commit().await?;
+    tx.commit().await.map_err(Error::of_commit)?;
     Ok(answers)
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn record(
         follow_up(&mut tx, outcome, now).await?;
     }
     counts.add_on(&mut tx, now, Writer::Outcomes).await?;
-    tx.commit().await?;
+    tx.commit().await.map_err(Error::of_commit)?;
     Ok(())
 }
 
