@@ -160,11 +160,18 @@ async fn deletion_ends_what_is_under_way(backend: Backend) {
             Load::start(client, Receiver::always(slowly(200, in_flight)).await, ordering, in_flight).await;
         load.goes_on("/").await;
         let gate = Gate::shut();
-        let held = gate.clone();
-        load.receiver.answer(move |_| Reply::status(200).behind(&held));
-        let are_open =
-            |log: &[Received]| log.iter().filter(|seen| seen.closed.is_none()).count() == in_flight;
-        load.receiver.until("all that may be are in flight", are_open).await;
+        // Who came before may have got the answer of before, and be recorded when it is gone.
+        let held = Arc::new(AtomicUsize::new(0));
+        let (behind, counted) = (gate.clone(), Arc::clone(&held));
+        load.receiver.answer(move |_| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Reply::status(200).behind(&behind)
+        });
+        eventually("all that may be in flight are held", async || {
+            let held = held.load(Ordering::SeqCst);
+            if held == in_flight { Ok(()) } else { Err(format!("{held} are")) }
+        })
+        .await;
         load.has_backlog(client, in_flight).await;
         client.delete(format!("/subscriptions/{}", load.id)).await.expect(204);
         let open: Vec<_> =

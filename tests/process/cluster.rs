@@ -137,9 +137,7 @@ async fn a_node_that_hears_nothing_looks_for_itself() {
     let database = Database::create(Backend::Postgres).await;
     let direct: url::Url = database.url().parse().unwrap();
     let proxy = Proxy::start((direct.host_str().unwrap(), direct.port().unwrap_or(5432))).await;
-    let mut through = direct.clone();
-    through.set_host(Some("127.0.0.1")).unwrap();
-    through.set_port(Some(proxy.port)).unwrap();
+    let through = proxy.through(&database.url());
     let settings = [SETTINGS, &[("DATABASE_LISTEN_URL", through.as_str())]].concat();
     let mut world = World::start_on(database, 1, SETTINGS).await;
     let deaf = Posthorn::start_on(Arc::clone(&world.database), &settings).await;

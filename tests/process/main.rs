@@ -28,6 +28,7 @@ mod cluster;
 mod commands;
 mod configuration;
 mod crash;
+mod database_faults;
 mod deliveries;
 mod disk;
 mod documents;
