@@ -74,10 +74,8 @@ impl Held {
         };
         let result = timeout(DEADLINE, work)
             .await
-            .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())));
-        if let Err(error) = &result {
-            self.store.note_disk(error);
-        }
+            .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())))
+            .inspect_err(|error| self.store.note_disk(error));
         match (&result, connection) {
             (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Postgres(connection)) => {
                 self.connection = Some(connection);

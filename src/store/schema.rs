@@ -24,12 +24,12 @@ impl Store {
     /// Brings the schema up to date; an error where it is newer than this program, or where another session
     /// holds a table for longer than a minute.
     pub async fn migrate_up(&self) -> Result<(), Error> {
-        let pending = self.migrations().await?.into_iter().filter(|(_, applied)| !applied);
+        self.check_schema().await?;
         match &self.pool {
             Pool::Sqlite(_) => Migrator::up(&self.orm, None).await?,
             Pool::Postgres { .. } => {
-                for (step, _) in pending {
-                    self.apply_next(&step).await?;
+                for step in Migrator::get_pending_migrations(&self.orm).await? {
+                    self.apply_next(step.name()).await?;
                 }
             }
         }

@@ -135,8 +135,7 @@ async fn what_happens_to_the_database_costs_time_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_hears_nothing_looks_for_itself() {
     let database = Database::create(Backend::Postgres).await;
-    let direct: url::Url = database.url().parse().unwrap();
-    let proxy = Proxy::start((direct.host_str().unwrap(), direct.port().unwrap_or(5432))).await;
+    let proxy = Proxy::to(&database.url()).await;
     let through = proxy.through(&database.url());
     let settings = [SETTINGS, &[("DATABASE_LISTEN_URL", through.as_str())]].concat();
     let mut world = World::start_on(database, 1, SETTINGS).await;

@@ -38,8 +38,7 @@ async fn a_crash_is_told_and_got_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_answer_is_looked_up() {
     let database = Arc::new(Database::create(Backend::Postgres).await);
-    let direct: url::Url = database.url().parse().unwrap();
-    let proxy = Proxy::start((direct.host_str().unwrap(), direct.port().unwrap_or(5432))).await;
+    let proxy = Proxy::to(&database.url()).await;
     let through = proxy.through(&database.url());
     let posthorn = Posthorn::start_on(Arc::clone(&database), &[("DATABASE_URL", &through)]).await;
     let line = Line::start(&posthorn).await;

@@ -19,11 +19,14 @@ struct Way {
 }
 
 impl Proxy {
-    pub(crate) async fn start((host, port): (&str, u16)) -> Self {
+    /// To PostgreSQL at this URL.
+    pub(crate) async fn to(url: &str) -> Self {
+        let url: url::Url = url.parse().expect("a URL");
+        let (host, port) = (url.host_str().expect("a host").to_owned(), url.port().unwrap_or(5432));
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let way = watch::Sender::new(Way { to_server: true, to_client: true, broken: 0 });
         let proxy = Self { port: listener.local_addr().expect("an address").port(), way };
-        let (host, way) = (host.to_owned(), proxy.way.subscribe());
+        let way = proxy.way.subscribe();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 if let Ok(server) = TcpStream::connect((host.as_str(), port)).await {

@@ -15,8 +15,7 @@ impl WallClock {
         let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
         let library = libraries.map(|entry| entry.path().join("faketime/libfaketime.so.1"));
         let Some(library) = library.into_iter().find(|path: &PathBuf| path.exists()) else {
-            assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "libfaketime is not installed");
-            println!("left out: libfaketime is not installed");
+            super::left_out("libfaketime");
             return None;
         };
         let offset = tempfile::NamedTempFile::new().expect("a file");
