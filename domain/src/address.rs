@@ -5,6 +5,9 @@
 //!   pass by themselves too: a translator on the way would lead there.
 //! - Metadata services of clouds, which give credentials to whoever asks, never pass, even where an
 //!   allowed network covers them.
+//! - Nor does a local NAT64 prefix, `64:ff9b:1::/48` (RFC 8215). A translator's prefix within it may be a /48, a /56, a
+//!   /64 or a /96, and each puts the IPv4 address elsewhere (RFC 6052 §2.2), so that the address alone does not say
+//!   where it leads.
 //!
 //! Addresses are judged as numbers, never as text, at the creation of a subscription and again on
 //! every dial: in between, a name can come to mean another place.
@@ -44,6 +47,9 @@ impl AddressGuard {
     /// Whether `address` may be dialled.
     pub fn check(&self, address: IpAddr) -> Result<(), ForbiddenAddress> {
         let mut meant = meant_by(address);
+        if is_ambiguous(address) {
+            return Err(ForbiddenAddress);
+        }
         if meant.all(|address| !is_metadata(address) && (is_public(address) || self.is_allowed(address))) {
             Ok(())
         } else {
@@ -86,12 +92,11 @@ fn embedded_ipv4(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     match address.segments() {
         // `::` and `::1` are addresses of their own, not 0.0.0.0 and 0.0.0.1.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => [None, None],
-        // Compatible and mapped (RFC 4291 §2.5.5), translated (RFC 2765 §2.1), NAT64's two prefixes
-        // (RFC 6052 §2.1, RFC 8215), the second as a /96, and 6to4 (RFC 3056 §2).
+        // Compatible and mapped (RFC 4291 §2.5.5), translated (RFC 2765 §2.1), NAT64 (RFC 6052 §2.1)
+        // and 6to4 (RFC 3056 §2).
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
-        | [0x64, 0xff9b, 1, _, _, _, high, low]
         | [0x2002, high, low, ..] => [ipv4(high, low), None],
         // Teredo: the server, and the client with its bits turned over (RFC 4380 §4).
         [0x2001, 0, server_high, server_low, _, _, high, low] => {
@@ -108,6 +113,11 @@ fn is_public(address: IpAddr) -> bool {
             IPV6_GLOBAL.contains(&address) && !IPV6_SPECIAL.iter().any(|network| network.contains(&address))
         }
     }
+}
+
+/// Whether it leads to an IPv4 address that it does not name for certain.
+fn is_ambiguous(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if IPV6_LOCAL_NAT64.contains(&address))
 }
 
 fn is_metadata(address: IpAddr) -> bool {
@@ -151,6 +161,9 @@ const IPV6_GLOBAL: Ipv6Net = ipv6_net(0x2000, 0, 3);
 /// twice, 6to4.
 const IPV6_SPECIAL: [Ipv6Net; 4] =
     [ipv6_net(0x2001, 0, 23), ipv6_net(0x2001, 0xdb8, 32), ipv6_net(0x2002, 0, 16), ipv6_net(0x3fff, 0, 20)];
+
+/// For translators of one's own (RFC 8215).
+const IPV6_LOCAL_NAT64: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0, 0), 48);
 
 /// AWS and most others; AWS containers, twice; Alibaba; Azure (a public range); Oracle.
 const IPV4_METADATA: [Ipv4Addr; 6] = [
@@ -226,13 +239,24 @@ mod tests {
     #[test]
     fn what_is_embedded_must_pass_too() {
         let translators = &["::/8", "64:ff9b::/16", "2001::/16", "2002::/16"];
-        check(translators, true, &["64:ff9b::8.8.8.8", "64:ff9b:1::8.8.8.8", "::ffff:8.8.8.8"]);
+        check(translators, true, &["64:ff9b::8.8.8.8", "::ffff:8.8.8.8"]);
         check(translators, true, &["2002:808:808::1", "2001:0:808:808::f7f7:f7f7"]);
-        check(translators, false, &["64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "::ffff:127.0.0.1"]);
+        check(translators, false, &["64:ff9b::10.0.0.1", "::ffff:127.0.0.1"]);
         check(translators, false, &["::127.0.0.1", "::ffff:0:127.0.0.1", "2002:7f00:1::1"]);
         // Teredo: a private server; a private client behind a public server.
         check(translators, false, &["2001:0:a00:1::f7f7:f7f7", "2001:0:808:808::80ff:fffe"]);
         check(&["::ffff:0:0/96", "127.0.0.0/8"], true, &["::ffff:127.0.0.1"]);
+    }
+
+    /// 10.0.0.1 and 8.8.8.8 in each layout of RFC 6052 §2.2: /96, /64, /56, /48.
+    #[test]
+    fn local_translators_never_pass() {
+        for allowed in [&["::/0", "0.0.0.0/0"][..], &["64:ff9b:1::/48", "10.0.0.0/8"], &[]] {
+            check(allowed, false, &["64:ff9b:1::10.0.0.1", "64:ff9b:1:0:a:0:100:0", "64:ff9b:1:a:0:1::"]);
+            check(allowed, false, &["64:ff9b:1:a00:0:100::", "64:ff9b:1::8.8.8.8", "64:ff9b:1:808:8:800::"]);
+            check(allowed, false, &["64:ff9b:1::", "64:ff9b:1:ffff:ffff:ffff:ffff:ffff"]);
+        }
+        check(&["::/0"], true, &["64:ff9b:0:ffff:ffff:ffff:ffff:ffff", "64:ff9b:2::"]);
     }
 
     #[test]

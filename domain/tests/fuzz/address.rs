@@ -68,14 +68,16 @@ const METADATA: [&str; 9] = [
     "fd20:ce::254",
 ];
 
+/// A translator's own, of any layout (RFC 8215).
+const LOCAL_NAT64: &str = "64:ff9b:1::/48";
+
 /// Where an IPv6 address holds an IPv4 one: the network, the first of its 32 bits, and whether they
 /// are turned over.
-const EMBEDDING: [(&str, u32, bool); 8] = [
+const EMBEDDING: [(&str, u32, bool); 7] = [
     ("::/96", 96, false),
     ("::ffff:0:0/96", 96, false),
     ("::ffff:0:0:0/96", 96, false),
     ("64:ff9b::/96", 96, false),
-    ("64:ff9b:1::/48", 96, false),
     ("2002::/16", 16, false),
     ("2001::/32", 32, false),
     ("2001::/32", 96, true),
@@ -140,12 +142,27 @@ fn embedding(random: &mut Random) -> IpAddr {
         networks => near(random, networks),
     };
     let (inner, ..) = bits_of(inner);
+    if random.one_in(8) {
+        return translated(random, inner);
+    }
     let (within, first, inverted) = *random.of(&EMBEDDING.each_ref());
     let (network, _, length) = network(within);
     let around = network | random.bits_128() & u128::MAX.checked_shr(length).unwrap_or(0);
     let shift = 96 - first;
     let inner = if inverted { inner ^ 0xffff_ffff } else { inner };
     of_bits(around & !(0xffff_ffff << shift) | inner << shift, 128)
+}
+
+/// `inner` behind a translator of one's own, in one of the layouts of RFC 6052 §2.2: its bits stand behind a prefix of
+/// so many, but for bits 64 to 71, which are zero.
+fn translated(random: &mut Random, inner: u128) -> IpAddr {
+    let (network, _, length) = network(LOCAL_NAT64);
+    let prefix = *random.of(&[&48_u32, &56, &64, &96]);
+    let around = network | random.bits_128() & (u128::MAX >> length) & !(u128::MAX >> prefix);
+    let behind = inner << 96 >> prefix;
+    let high = behind & u128::MAX << 64;
+    let low = if prefix == 96 { behind } else { (behind & (u128::MAX >> 64)) >> 8 };
+    of_bits(around | high | low, 128)
 }
 
 /// One to four numbers in any base, in any digits that Unicode takes for the same
@@ -233,6 +250,9 @@ pub(crate) fn may_pass(address: IpAddr, allowed: &[&str]) -> bool {
         IpAddr::V4(_) => !is_in_one_of(address, &V4_SPECIAL),
         IpAddr::V6(_) => is_in(address, V6_PUBLIC) && !is_in_one_of(address, &V6_SPECIAL),
     };
+    if is_in(address, LOCAL_NAT64) {
+        return false;
+    }
     let mut meant = vec![address];
     if !is_in_one_of(address, &["::/128", "::1/128"]) {
         for (_, first, inverted) in EMBEDDING.into_iter().filter(|(network, ..)| is_in(address, network)) {
