@@ -39,6 +39,19 @@ pub struct StaticHeaderError {
 impl StaticHeaders {
     /// Takes names and values.
     pub fn parse(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, StaticHeaderError> {
+        Self::parse_with(pairs, check_name)
+    }
+
+    /// Headers as they were stored. Takes other spellings of refused names (`content_length`), which releases up to
+    /// 0.1 let pass: what a subscription sends does not change with an upgrade.
+    pub fn from_stored(pairs: impl IntoIterator<Item = (String, String)>) -> Result<Self, StaticHeaderError> {
+        Self::parse_with(pairs, check_spelling)
+    }
+
+    fn parse_with(
+        pairs: impl IntoIterator<Item = (String, String)>,
+        check_name: fn(&str) -> Result<(), &'static str>,
+    ) -> Result<Self, StaticHeaderError> {
         let mut headers = BTreeMap::new();
         for (name, value) in pairs {
             if headers.len() == STATIC_HEADERS_MAX {
@@ -67,8 +80,18 @@ impl StaticHeaders {
     }
 }
 
-/// `name` in lower case.
+/// Whether a subscription may set `name`, which is in lower case. Many servers hand headers on as variables, in which
+/// each character other than a letter or digit is `_` (RFC 3875 §4.1.18): to them `webhook_signature` and
+/// `webhook.signature` are `webhook-signature`.
 fn check_name(name: &str) -> Result<(), &'static str> {
+    check_spelling(name)?;
+    let one_spelling: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    check_spelling(&one_spelling)
+}
+
+/// As [`check_name`], of this spelling alone.
+fn check_spelling(name: &str) -> Result<(), &'static str> {
     if !(1..=STATIC_HEADER_NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_token_byte) {
         return Err("expected a header name: 1 to 128 letters, digits and !#$%&'*+-.^_`|~");
     }
@@ -201,6 +224,19 @@ mod tests {
             "Posthorn-Sequence",
             "X-Webhook-Signature-256",
             "User-Agent",
+            "webhook_signature",
+            "Webhook_Id",
+            "webhook.timestamp",
+            "posthorn_sequence",
+            "content_length",
+            "Content_Type",
+            "transfer_encoding",
+            "keep_alive",
+            "proxy_authorization",
+            "http2_settings",
+            "user_agent",
+            "x_webhook_signature_256",
+            "x-webhook_signature.256",
             "",
             "a b",
             "a:",
@@ -212,8 +248,27 @@ mod tests {
             let error = parse(&[("x-fine", "1"), (name, "1")]).unwrap_err();
             assert_eq!(error.name, name);
         }
-        for name in ["x-host", "contents", "x-webhook-id", "!#$%&'*+-.^_`|~0", &"a".repeat(128)] {
+        for name in [
+            "x-host",
+            "contents",
+            "x-webhook-id",
+            "x_team",
+            "_content_type",
+            "!#$%&'*+-.^_`|~0",
+            &"a".repeat(128),
+        ] {
             assert!(parse(&[(name, "1")]).is_ok(), "{name}");
+        }
+    }
+
+    #[test]
+    fn stored_headers_keep_their_spelling() {
+        let stored = |name: &str| StaticHeaders::from_stored([(name.to_owned(), "1".to_owned())]);
+        for name in ["content_type", "webhook_signature", "x-team"] {
+            assert!(stored(name).is_ok_and(|headers| headers.iter().eq([(name, "1")])), "{name}");
+        }
+        for name in ["content-type", "webhook-signature", "a b", ""] {
+            assert!(stored(name).is_err(), "{name}");
         }
     }
 

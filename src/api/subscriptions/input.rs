@@ -30,7 +30,7 @@ macro_rules! subscription_body {
             #[serde(default)]
             #[oai(validator(max_length = 1024))]
             pub(super) description: MaybeUndefined<String>,
-            /// Sent along with each delivery, as they are here; at a change all of them are replaced. Hop-by-hop names, `host`, `content-*`, `webhook-*` and `posthorn-*` are refused.
+            /// Sent along with each delivery, as they are here; at a change all of them are replaced. Hop-by-hop names, `host`, `content-*`, `webhook-*` and `posthorn-*` are refused, with any other character in place of `-` too.
             #[serde(default)]
             #[oai(validator(max_properties = 32))]
             pub(super) headers: MaybeUndefined<BTreeMap<String, String>>,

@@ -78,7 +78,7 @@ pub(in crate::store) fn to_subscription(
     let config = SubscriptionConfig {
         target: TargetUrl::parse(&row.target_url).map_err(|_| Error::corrupt("target_url", row.id))?,
         description: row.description,
-        headers: StaticHeaders::parse(headers).map_err(|_| Error::corrupt("headers", row.id))?,
+        headers: StaticHeaders::from_stored(headers).map_err(|_| Error::corrupt("headers", row.id))?,
         ordering: Ordering::from_code(row.ordering).ok_or_else(bad("ordering"))?,
         max_in_flight: row.max_in_flight.map(column_to_count),
         rate_limit: columns_to_rate_limit(row.requests_per_second, row.burst),
