@@ -8,6 +8,7 @@ use posthorn::app::App;
 use posthorn::cli::{demo, keys, listen, migrate, secrets};
 use posthorn::config::{Config, LogFormat};
 use posthorn::telemetry;
+use posthorn_domain::terminal;
 
 /// Webhook delivery in order, at least once, at the pace each endpoint can bear.
 ///
@@ -98,5 +99,5 @@ fn print(text: &str) {
 
 #[expect(clippy::print_stderr, reason = "logs may not have been started yet")]
 fn complain(line: &str) {
-    eprintln!("posthorn: {line}");
+    eprintln!("posthorn: {}", terminal::one_line(line));
 }

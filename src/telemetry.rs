@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 use std::io::{self, IsTerminal as _};
 use std::panic::PanicHookInfo;
 
+use posthorn_domain::terminal::is_steering;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
@@ -59,7 +60,7 @@ fn note_panic(panic: &PanicHookInfo<'_>) {
 /// Writes each event, which the subscriber hands over whole, as one line.
 struct OneLine<W> {
     inner: W,
-    /// The subscriber's own escapes stay; those in fields it has replaced by then.
+    /// The subscriber's own escapes stay: those that colour. Whatever else a field holds is replaced.
     colours: bool,
 }
 
@@ -74,17 +75,17 @@ impl<W: io::Write> io::Write for OneLine<W> {
     }
 }
 
-/// `event` with its control characters in the escapes that JSON and people know.
+/// `event` with what would steer a terminal in the escapes that JSON and people know.
 fn one_line(event: &str, colours: bool) -> String {
     let text = event.strip_suffix('\n').unwrap_or(event);
     let mut line = String::with_capacity(event.len());
-    for c in text.chars() {
+    for (at, c) in text.char_indices() {
         match c {
             '\n' => line.push_str("\\n"),
             '\r' => line.push_str("\\r"),
             '\t' => line.push_str("\\t"),
-            '\u{1b}' if colours => line.push(c),
-            c if c.is_control() => {
+            '\u{1b}' if colours && is_colour(text.get(at..).unwrap_or_default()) => line.push(c),
+            c if is_steering(c) => {
                 // Writing to a string cannot fail.
                 let _ = write!(line, "\\u{:04x}", u32::from(c));
             }
@@ -93,6 +94,12 @@ fn one_line(event: &str, colours: bool) -> String {
     }
     line.push('\n');
     line
+}
+
+/// Whether `text` begins with a sequence that changes colours and nothing else ("SGR", ECMA-48 §8.3.117).
+fn is_colour(text: &str) -> bool {
+    let Some(sequence) = text.strip_prefix("\u{1b}[") else { return false };
+    sequence.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
 }
 
 #[cfg(test)]
@@ -109,6 +116,10 @@ mod tests {
             ("a\r\n2026 INFO forged\n", false, "a\\r\\n2026 INFO forged\n"),
             ("\0\u{7}\u{1b}[31m\u{7f}\u{9b}2J\t", false, "\\u0000\\u0007\\u001b[31m\\u007f\\u009b2J\\t\n"),
             ("\u{1b}[31mred\u{7}\n", true, "\u{1b}[31mred\\u0007\n"),
+            ("\u{1b}[1;31m\u{1b}[0m\n", true, "\u{1b}[1;31m\u{1b}[0m\n"),
+            ("\u{1b}[2J\u{1b}]0;title\u{7}\u{1b}\n", true, "\\u001b[2J\\u001b]0;title\\u0007\\u001b\n"),
+            ("\u{80}\u{9f}\u{9b}31m\n", true, "\\u0080\\u009f\\u009b31m\n"),
+            ("a\u{202e}b\u{2066}c\u{2028}d\n", false, "a\\u202eb\\u2066c\\u2028d\n"),
         ] {
             assert_eq!(one_line(event, colours), line, "{event:?}");
         }
@@ -116,9 +127,9 @@ mod tests {
 
     #[test]
     fn lines_of_json_stay_json() {
-        let event = "{\"a\":\"\u{7f}\u{85}\"}\n";
+        let event = "{\"a\":\"\u{7f}\u{85}\u{202e}\"}\n";
         let read: serde_json::Value = serde_json::from_str(&one_line(event, false)).unwrap();
-        assert_eq!(read["a"], "\u{7f}\u{85}");
+        assert_eq!(read["a"], "\u{7f}\u{85}\u{202e}");
     }
 
     const FORMAT: &str = "POSTHORN_TEST_PANIC";

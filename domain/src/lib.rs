@@ -6,7 +6,8 @@
 //! (what), [`limits`] (how much of anything), [`waiting`]
 //! (why not now). At the edges, [`target`] and [`address`] say where a
 //! delivery may go, [`header`] and [`payload`] what may come in, [`signature`] how both ends
-//! prove who they are, and [`api_key`] what opens the API.
+//! prove who they are, and [`api_key`] what opens the API. [`terminal`] makes text of strangers
+//! safe to print.
 
 pub mod address;
 pub mod api_key;
@@ -31,5 +32,6 @@ pub mod stock;
 pub mod subscription;
 pub mod target;
 pub mod tenant;
+pub mod terminal;
 pub mod time;
 pub mod waiting;

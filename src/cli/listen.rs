@@ -7,6 +7,7 @@ use std::time::Duration;
 use poem::http::StatusCode;
 use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::signature::{SecretKey, SigningSecret};
+use posthorn_domain::terminal;
 
 use crate::cli::receiver::{Arrival, Options, Receiver, Verdict};
 
@@ -97,13 +98,17 @@ async fn print_all(mut receiver: Receiver, body: bool) -> io::Result<()> {
     while let Some(arrival) = receiver.next().await {
         writeln!(output, "{}", line(&arrival))?;
         if body && !arrival.payload.is_empty() {
-            writeln!(output, "    {}", printable(&arrival.payload))?;
+            writeln!(output, "{INDENT}{}", terminal::indented(&arrival.payload, INDENT))?;
         }
     }
     Ok(())
 }
 
-/// One line: when, what, which delivery, whether it is signed right, and the answer.
+/// In front of each line of a payload: no line of `listen` itself begins so.
+const INDENT: &str = "    ";
+
+/// One line: when, what, which delivery, whether it is signed right, and the answer. Whatever the request holds, it is
+/// one line, and leaves the terminal alone.
 #[must_use]
 pub fn line(arrival: &Arrival) -> String {
     let mut line = format!("{} {} {}", arrival.at, arrival.method, arrival.path);
@@ -123,13 +128,7 @@ pub fn line(arrival: &Arrival) -> String {
         }
     }
     let _ = write!(line, " -> {}", arrival.status.as_u16());
-    line
-}
-
-/// The payload as text that leaves the terminal alone.
-fn printable(payload: &[u8]) -> String {
-    let harmless = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-    String::from_utf8_lossy(payload).chars().map(harmless).collect()
+    terminal::one_line(&line)
 }
 
 fn parse_status(text: &str) -> Result<StatusCode, &'static str> {
@@ -231,8 +230,20 @@ mod tests {
     }
 
     #[test]
-    fn payloads_leave_the_terminal_alone() {
-        assert_eq!(printable(b"{\"a\":\n\t1}"), "{\"a\":\n\t1}");
-        assert_eq!(printable(b"\x1b[2J\0\r\xff\xc2\x9b"), "\u{fffd}[2J\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
+    fn lines_leave_the_terminal_alone() {
+        let odd = || Some("7\u{1b}]0;title\u{7}\u{9b}2J\n2026-11-25T09:25:14.007Z POST /forged".to_owned());
+        let arrival = Arrival {
+            at: Timestamp::from_millis(1_795_598_714_007),
+            method: "P\u{85}".to_owned(),
+            path: "/\u{202e}hook\u{7f}".to_owned(),
+            delivery_id: odd(),
+            sequence: odd(),
+            attempt: odd(),
+            payload: Bytes::new(),
+            verdict: Verdict::Wrong("why\u{1b}[31m\r\n".to_owned()),
+            status: StatusCode::OK,
+        };
+        let line = line(&arrival);
+        assert!(!line.contains(terminal::is_steering) && line.ends_with("-> 200"), "{line:?}");
     }
 }

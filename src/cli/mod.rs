@@ -9,7 +9,9 @@ pub mod secrets;
 
 use std::io::{self, Write as _};
 
-/// Prints a line of what was asked for. Who reads may have gone, as `head` does.
+use posthorn_domain::terminal;
+
+/// Prints a line of what was asked for, which may hold what strangers wrote. Who reads may have gone, as `head` does.
 fn print(line: &str) -> Result<(), String> {
-    writeln!(io::stdout(), "{line}").map_err(|error| error.to_string())
+    writeln!(io::stdout(), "{}", terminal::one_line(line)).map_err(|error| error.to_string())
 }

@@ -46,6 +46,7 @@ mod ingest_signature;
 mod isolation;
 mod keys;
 mod lifecycle;
+mod listen;
 mod open_circuits;
 mod ordering;
 mod outage;

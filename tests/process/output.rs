@@ -19,8 +19,9 @@ on_both_databases!(
 const ADMIN: (&str, &str) = (ADMIN_KEY, "canary-admin-key-0123456789abcdef");
 const SEALED: (&str, &str) = (ENCRYPTION_KEY, "Y2FuYXJ5LWVuY3J5cHRpb24ta2V5LW9mLTMyLWJ5dGU=");
 
-/// Breaks lines, begins one that looks like ours, colours it and rings the bell.
-const FORGED: &str = "a\r\n2026-01-01T00:00:00.000000Z  INFO posthorn: forged\u{1b}[31m\u{7}\u{9b}2J\u{7f}";
+/// Breaks lines, begins one that looks like ours, colours it, rings the bell and turns the direction of reading.
+const FORGED: &str =
+    "a\r\n2026-01-01T00:00:00.000000Z  INFO posthorn: forged\u{1b}[31m\u{7}\u{9b}2J\u{7f}\u{202e}\u{2066}";
 
 async fn every_event_is_one_line_of_the_log(backend: Backend) {
     for format in ["text", "json"] {
@@ -38,7 +39,7 @@ async fn every_event_is_one_line_of_the_log(backend: Backend) {
                 _ => line.get(..27).is_some_and(|time| time.starts_with("20") && time.ends_with('Z')),
             };
             assert!(whole, "{format}: no event of its own: {line}");
-            assert!(!line.contains(char::is_control), "{format}: {line:?}");
+            assert!(!line.contains(posthorn_domain::terminal::is_steering), "{format}: {line:?}");
             assert!(!line.starts_with(&FORGED[3..20]), "{format}: forged: {line}");
         }
     }
