@@ -117,6 +117,7 @@ impl App {
         let settings = api::Settings {
             payload_bytes_max: config.payload_bytes_max,
             guard,
+            listen: address,
             admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
             may_be_open: address.ip().is_loopback(),
             has_keys,

@@ -5,9 +5,9 @@
 //! once), [`delivery`] and [`subscription`]
 //! (what), [`limits`] (how much of anything), [`waiting`]
 //! (why not now). At the edges, [`target`] and [`address`] say where a
-//! delivery may go, [`header`] and [`payload`] what may come in, [`signature`] how both ends
-//! prove who they are, and [`api_key`] what opens the API. [`terminal`] makes text of strangers
-//! safe to print.
+//! delivery may go, [`header`] and [`payload`] what may come in, [`hops`] how often it may come round,
+//! [`signature`] how both ends prove who they are, and [`api_key`] what opens the API. [`terminal`] makes
+//! text of strangers safe to print.
 
 pub mod address;
 pub mod api_key;
@@ -21,6 +21,7 @@ pub mod delivery;
 pub mod encryption_key;
 pub mod foyer;
 pub mod header;
+pub mod hops;
 pub mod id;
 pub mod lane;
 pub mod limits;

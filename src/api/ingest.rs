@@ -12,6 +12,7 @@ use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use posthorn_domain::delivery::{self, OrderingKey};
 use posthorn_domain::header::parse_key;
+use posthorn_domain::hops::{Hops, HopsError};
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::payload::{check_json, is_json_content_type};
 use posthorn_domain::signature::SecretKey;
@@ -32,6 +33,8 @@ const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature-256")
 const SIGNATURE_OF_GITHUB: HeaderName = HeaderName::from_static("x-hub-signature-256");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const ORDERING_KEY: HeaderName = HeaderName::from_static("posthorn-ordering-key");
+/// As our own deliveries say it.
+const HOPS: HeaderName = HeaderName::from_static("posthorn-hops");
 
 /// The longest content type: it is stored with each event and sent with each attempt.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
@@ -115,6 +118,7 @@ impl Ingest {
         check_json(&payload).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
         let idempotency_key = key(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
         let ordering_key = key(headers, &ORDERING_KEY)?.map(|key| OrderingKey(key.into()));
+        let hops = hops(headers)?;
         if subscription.status == SubscriptionStatus::Disabled {
             return Err(Problem::disabled());
         }
@@ -125,6 +129,7 @@ impl Ingest {
             payload,
             idempotency_key,
             ordering_key,
+            hops,
         };
         let accepted = self.control.ingest(event).await.map_err(Problem::ingest)?;
         Ok(AcceptedAnswer::new(accepted))
@@ -175,6 +180,20 @@ fn key<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
         |detail: &dyn std::fmt::Display| Problem::new(Kind::InvalidParameter, format!("{name}: {detail}"));
     let value = once(headers, name).ok_or_else(|| refuse(&"expected once"))?;
     value.map(|value| parse_key(value.as_bytes()).map_err(|error| refuse(&error))).transpose()
+}
+
+/// How often the event has come through a Posthorn, by what the request says of it.
+fn hops(headers: &HeaderMap) -> Result<Hops, Problem> {
+    let refuse = |detail: &dyn std::fmt::Display| {
+        Problem::new(Kind::InvalidParameter, format!("posthorn-hops: {detail}"))
+    };
+    let Some(value) = once(headers, &HOPS).ok_or_else(|| refuse(&"expected once"))? else {
+        return Ok(Hops::default());
+    };
+    Hops::parse(value.as_bytes()).map_err(|error| match error {
+        HopsError::Malformed => refuse(&error),
+        HopsError::Loop => Problem::event_loop(),
+    })
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ pub mod tls;
 mod webhook_keys;
 mod words;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use poem::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
@@ -71,6 +72,8 @@ pub struct Settings {
     pub payload_bytes_max: usize,
     /// Which addresses subscriptions may name.
     pub guard: AddressGuard,
+    /// Where the server listens.
+    pub listen: SocketAddr,
     /// Sees and does everything, beside the keys in the store.
     pub admin_key: Option<KeyDigest>,
     /// Whether whoever reaches the server sees and does everything as long as there is no key.
@@ -112,7 +115,7 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
     let Settings { admin_key, may_be_open, has_keys, behind_proxy, clock, .. } = settings;
     let keyring = Keyring::new(control.store().clone(), clock, admin_key, may_be_open, has_keys);
     let api = (
-        Subscriptions { control: control.clone(), guard: settings.guard },
+        Subscriptions { control: control.clone(), guard: settings.guard, listen: settings.listen },
         Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max },
         Deliveries { control: control.clone() },
         Tenants { control: control.clone() },

@@ -147,6 +147,13 @@ impl Problem {
         Self::new(Kind::ApiKeyRequired, detail).challenge("Bearer")
     }
 
+    /// An event that came round too often.
+    pub(super) fn event_loop() -> Self {
+        let detail = "the event has come through Posthorn more than 8 times (Posthorn-Hops): a target leads back to \
+                      where the event came from, so it would go round for ever";
+        Self::new(Kind::EventLoop, detail)
+    }
+
     /// The ingest signature is missing, malformed or wrong.
     pub(super) fn invalid_signature(detail: &'static str) -> Self {
         // RFC 9110 §11.6.1 asks for a challenge; no scheme is registered for signed bodies, so the

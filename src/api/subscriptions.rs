@@ -2,8 +2,12 @@
 
 mod check;
 mod input;
+mod own;
 mod view;
 
+use std::net::SocketAddr;
+
+use poem::Request;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, OpenApi};
 use posthorn_domain::address::AddressGuard;
@@ -21,8 +25,9 @@ use super::scope::check_subscription;
 use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
 use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
-use check::Change;
+use check::{Change, TargetRules};
 use input::{SubscriptionCreate, SubscriptionUpdate};
+use own::Own;
 use view::{CreatedSubscription, PaginatedSubscriptions, SigningSecret, Subscription};
 
 /// Subscriptions on a page where the client names no number.
@@ -31,6 +36,8 @@ const LIMIT_DEFAULT: u32 = 10;
 pub(super) struct Subscriptions {
     pub(super) control: Control,
     pub(super) guard: AddressGuard,
+    /// Where the server listens.
+    pub(super) listen: SocketAddr,
 }
 
 #[derive(ApiResponse)]
@@ -58,8 +65,13 @@ impl Subscriptions {
     ///
     /// The answer to the creation alone also shows the signing secret.
     #[oai(path = "/subscriptions", method = "post", operation_id = "createSubscription")]
-    async fn create(&self, caller: Caller, body: Json<SubscriptionCreate>) -> Result<CreateAnswer, Problem> {
-        let (tenant, config) = check::creation(body.0, caller.tenant(), &self.guard)?;
+    async fn create(
+        &self,
+        caller: Caller,
+        request: &Request,
+        body: Json<SubscriptionCreate>,
+    ) -> Result<CreateAnswer, Problem> {
+        let (tenant, config) = check::creation(body.0, caller.tenant(), &self.rules(request))?;
         if !caller.sees(&tenant) {
             return Err(Problem::forbidden());
         }
@@ -126,10 +138,11 @@ impl Subscriptions {
         caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
+        request: &Request,
         body: Json<SubscriptionUpdate>,
     ) -> Result<Json<Subscription>, Problem> {
         let id = self.own(&caller, id.0).await?;
-        let change = Change::check(body.0, &self.guard)?;
+        let change = Change::check(body.0, &self.rules(request))?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
         self.shown(self.control.update(caller.actor(), id, |config| change.apply(config)).await?)
@@ -238,6 +251,11 @@ impl Subscriptions {
 }
 
 impl Subscriptions {
+    /// What a target must keep to.
+    fn rules<'a>(&'a self, request: &'a Request) -> TargetRules<'a> {
+        TargetRules { guard: &self.guard, own: Own::new(self.listen, request) }
+    }
+
     /// The subscription, where it is there for the caller.
     async fn own(&self, caller: &Caller, id: Uuid) -> Result<SubscriptionId, Problem> {
         let id = SubscriptionId(id);

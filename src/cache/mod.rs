@@ -324,6 +324,7 @@ impl Caches {
 
 #[cfg(test)]
 mod tests {
+    use posthorn_domain::hops::Hops;
     use uuid::Uuid;
 
     use super::*;
@@ -336,7 +337,11 @@ mod tests {
         let caches = Caches::new(Store::connect(&Settings::at(url)).await.unwrap(), None).unwrap();
         let buffer = Bytes::from(vec![b' '; 1024 * 1024]);
         let id = EventId(Uuid::now_v7());
-        let payload = Payload { content_type: "application/json".to_owned(), bytes: buffer.slice(..10) };
+        let payload = Payload {
+            content_type: "application/json".to_owned(),
+            bytes: buffer.slice(..10),
+            hops: Hops::default(),
+        };
         caches.keep_payload(id, payload).await;
         assert_eq!(caches.payload(id).await.unwrap().unwrap().bytes, [b' '; 10].as_slice());
         assert!(buffer.is_unique(), "the buffer that it came in is held");

@@ -107,6 +107,7 @@ async fn send(
         sequence: ticket.sequence,
         attempt: number,
         replay_of: ticket.replay_of,
+        hops: payload.hops,
         content_type: &payload.content_type,
         payload: payload.bytes.clone(),
         timeout: config.timeout(&parts.settings.defaults),

@@ -157,7 +157,8 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
                 drop(bytes);
                 continue;
             }
-            let payload = Payload { content_type: intake.content_type, bytes: intake.payload };
+            let Intake { content_type, payload: bytes, hops, .. } = intake;
+            let payload = Payload { content_type, bytes, hops };
             parts.caches.keep_payload(intake.event_id, payload).await;
             let ticket =
                 Ticket { id: intake.delivery_id, event_id: intake.event_id, replay_of: None, sequence };

@@ -11,6 +11,7 @@ use posthorn_domain::cluster::Slot;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::{
@@ -293,6 +294,7 @@ impl World {
             payload: "{}".into(),
             idempotency_key: None,
             ordering_key: None,
+            hops: Hops::default(),
         };
         self.control.ingest(event).await.unwrap().delivery_id
     }

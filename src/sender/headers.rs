@@ -14,9 +14,10 @@ const BODY_SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature-
 const SEQUENCE: HeaderName = HeaderName::from_static("posthorn-sequence");
 const ATTEMPT: HeaderName = HeaderName::from_static("posthorn-attempt");
 const REPLAY_OF: HeaderName = HeaderName::from_static("posthorn-replay-of");
+const HOPS: HeaderName = HeaderName::from_static("posthorn-hops");
 
 /// Those above and the content type.
-const OWN_HEADERS: usize = 8;
+const OWN_HEADERS: usize = 9;
 
 /// All headers of a request; none where one cannot stand in a head, which whoever took it in
 /// should have refused. The client adds host, length and user agent.
@@ -35,6 +36,7 @@ pub(super) fn headers_of(request: &Request<'_>) -> Option<HeaderMap> {
     }
     headers.insert(SEQUENCE, request.sequence.0.into());
     headers.insert(ATTEMPT, request.attempt.get().into());
+    headers.insert(HOPS, request.hops.next().into());
     if let Some(original) = request.replay_of {
         headers.insert(REPLAY_OF, id_value(original)?);
     }

@@ -52,6 +52,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::SecretKey;
 use posthorn_domain::subscription::SigningSecrets;
@@ -97,6 +98,8 @@ pub struct Request<'a> {
     pub attempt: AttemptNumber,
     /// The delivery that this one repeats.
     pub replay_of: Option<DeliveryId>,
+    /// How often the event had come through a Posthorn when it came in.
+    pub hops: Hops,
     /// As it came in.
     pub content_type: &'a str,
     /// As it came in, byte for byte.

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::{SecretKey, SigningSecret};
 use posthorn_domain::subscription::SigningSecrets;
@@ -80,6 +81,7 @@ impl Case {
             sequence: Sequence(42),
             attempt: AttemptNumber::after(2),
             replay_of: self.replay_of,
+            hops: Hops::default(),
             content_type: self.content_type,
             payload: self.payload.clone(),
             timeout: self.timeout,

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use posthorn_domain::delivery::OrderingKey;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use sea_orm::sqlx::{self, Row as _};
@@ -36,12 +37,12 @@ pub struct Arrival {
 /// Each looked up alone, so that no statistics of an empty table let the planner read all there is.
 const READ: &str = "
 SELECT t.lane, s.tenant, t.sequence, d.id, d.event_id, d.replay_of, d.ordering_key, e.content_type,
-       CASE WHEN octet_length(e.payload) <= $3 THEN e.payload END
+       CASE WHEN octet_length(e.payload) <= $3 THEN e.payload END, e.hops
 FROM unnest($1::uuid[], $2::bigint[]) AS t (lane, sequence)
 CROSS JOIN LATERAL (
     SELECT * FROM webhook_deliveries WHERE subscription_id = t.lane AND sequence = t.sequence LIMIT 1
 ) d
-CROSS JOIN LATERAL (SELECT content_type, payload FROM events WHERE id = d.event_id LIMIT 1) e
+CROSS JOIN LATERAL (SELECT content_type, payload, hops FROM events WHERE id = d.event_id LIMIT 1) e
 CROSS JOIN LATERAL (SELECT tenant FROM subscriptions WHERE id = t.lane LIMIT 1) s
 WHERE d.status = 0 AND d.attempt_count = 0";
 
@@ -60,6 +61,7 @@ impl Store {
             let tenant: String = row.try_get(1)?;
             let bytes: Option<Vec<u8>> = row.try_get(8)?;
             let content_type = row.try_get(7)?;
+            let hops = Hops::of_stored(row.try_get(9)?);
             Ok(Arrival {
                 lane: SubscriptionId(row.try_get(0)?),
                 tenant: tenant.parse().map_err(|_| Error::corrupt("tenant of delivery", id))?,
@@ -68,7 +70,7 @@ impl Store {
                 event_id: EventId(row.try_get(4)?),
                 replay_of: row.try_get::<Option<Uuid>, _>(5)?.map(DeliveryId),
                 ordering_key: row.try_get::<Option<String>, _>(6)?.map(|key| OrderingKey(key.into())),
-                payload: bytes.map(|bytes| Payload { content_type, bytes: Bytes::from(bytes) }),
+                payload: bytes.map(|bytes| Payload { content_type, bytes: Bytes::from(bytes), hops }),
             })
         };
         rows.into_iter().map(arrival).collect()

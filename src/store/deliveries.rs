@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey};
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
@@ -39,6 +40,8 @@ pub struct Payload {
     pub content_type: String,
     /// The bytes.
     pub bytes: Bytes,
+    /// How often the event had come through a Posthorn before.
+    pub hops: Hops,
 }
 
 /// What came of a change that only an unfinished delivery may see.
@@ -139,7 +142,7 @@ impl Store {
     /// The payload of a delivery's event, by primary keys.
     pub async fn payload(&self, id: DeliveryId) -> Result<Option<Payload>, Error> {
         self.read_payload(
-            "SELECT e.content_type, e.payload FROM webhook_deliveries d JOIN events e ON e.id = d.event_id \
+            "SELECT e.content_type, e.payload, e.hops FROM webhook_deliveries d JOIN events e ON e.id = d.event_id \
              WHERE d.id = $1",
             id.0,
         )
@@ -148,14 +151,15 @@ impl Store {
 
     /// An event's payload, by primary key.
     pub async fn event_payload(&self, id: EventId) -> Result<Option<Payload>, Error> {
-        self.read_payload("SELECT content_type, payload FROM events WHERE id = $1", id.0).await
+        self.read_payload("SELECT content_type, payload, hops FROM events WHERE id = $1", id.0).await
     }
 
     async fn read_payload(&self, sql: &str, id: uuid::Uuid) -> Result<Option<Payload>, Error> {
         let ask = Statement::from_sql_and_values(self.lanes.get_database_backend(), sql, [id.into()]);
         let Some(row) = self.lanes.query_one(ask).await? else { return Ok(None) };
         let bytes: Vec<u8> = row.try_get_by_index(1)?;
-        Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into() }))
+        let hops = Hops::of_stored(row.try_get_by_index(2)?);
+        Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into(), hops }))
     }
 
     /// Makes a delivery that waits for its retry due at once.

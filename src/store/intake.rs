@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use posthorn_domain::delivery::OrderingKey;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
 
@@ -35,6 +36,8 @@ pub struct Intake {
     /// With the same key nothing is stored twice. No two of a batch have the same subscription and
     /// the same key.
     pub idempotency_key: Option<String>,
+    /// How often it came through a Posthorn before.
+    pub hops: Hops,
     /// Another node dispatches its subscription and is to be told, with the commit.
     pub elsewhere: bool,
 }

@@ -47,6 +47,7 @@ mod isolation;
 mod keys;
 mod lifecycle;
 mod listen;
+mod loops;
 mod open_circuits;
 mod ordering;
 mod outage;

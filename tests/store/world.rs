@@ -8,6 +8,7 @@ use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, OrderingKey};
 use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptId, AttemptNumber, DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::signature::SigningSecret;
 use posthorn_domain::subscription::{
@@ -112,6 +113,7 @@ pub(crate) fn intake(subscription_id: SubscriptionId) -> Intake {
         payload: "{ \"a\" : 1.0 }".into(),
         ordering_key: None,
         idempotency_key: None,
+        hops: Hops::default(),
         elsewhere: false,
     }
 }

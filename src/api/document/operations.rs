@@ -72,6 +72,7 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
                 Kind::UnsupportedMediaType,
                 Kind::SubscriptionDisabled,
                 Kind::KeyReused,
+                Kind::EventLoop,
             ],
             HANDED_IN,
         ],
@@ -258,6 +259,11 @@ fn add_event(operation: &mut Map<String, Value>) {
             "Posthorn-Ordering-Key",
             "Where the subscription's ordering is `key`: deliveries with the same key keep their order.",
             &key(),
+        ),
+        header(
+            "Posthorn-Hops",
+            "How often the event has come through a Posthorn, as its delivery said; 0 where it is left out. Beyond 8 the event is refused.",
+            &json!({ "type": "integer", "format": "int32", "minimum": 0, "maximum": 8 }),
         ),
     ];
     let parameters = operation.entry("parameters").or_insert_with(|| json!([]));

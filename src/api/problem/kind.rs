@@ -62,6 +62,8 @@ kinds! {
     InvalidFields = UNPROCESSABLE_ENTITY "invalid-fields" "Some fields are not as they must be",
     /// The idempotency key was used with other bytes.
     KeyReused = UNPROCESSABLE_ENTITY "idempotency-key-reused" "The idempotency key belongs to other bytes",
+    /// The event comes back to where it was, again and again.
+    EventLoop = UNPROCESSABLE_ENTITY "event-loop" "The event goes round in a loop",
     /// The address sent many keys that nobody knows.
     TooManyGuesses = TOO_MANY_REQUESTS "too-many-wrong-keys" "Too many wrong API keys",
     /// The tenant handed in as much as its ingest limit allows.

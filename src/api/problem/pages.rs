@@ -98,6 +98,13 @@ const fn explain(kind: Kind) -> &'static str {
             "A delivery with this Idempotency-Key exists, and its payload has other bytes. Send a key of \
              its own with each event."
         }
+        Kind::EventLoop => {
+            "The event has come through a Posthorn more than 8 times, so it is taken for one that goes round: a \
+             subscription's target leads back to the ingest that the event came from, directly or through other \
+             systems, and each round makes another event. The header Posthorn-Hops counts the rounds. Point the \
+             target elsewhere; what is meant to pass through many systems starts a new event where it leaves \
+             the header out."
+        }
         Kind::Internal => "This is a bug in Posthorn. The server's log says what happened.",
         Kind::StoreUnavailable => {
             "The database did not take the request, and nothing was stored. Try again after the time that \

@@ -19,6 +19,7 @@ use super::input::{
     ClientCertificate as ClientCertificateInput, Policies, RetrySettings, SubscriptionCreate,
     SubscriptionUpdate,
 };
+use super::own::Own;
 use crate::api::body::push_segment;
 use crate::api::change::{field, set, set_or, within};
 use crate::api::problem::{Faults, Problem};
@@ -48,16 +49,25 @@ struct RetryChange {
     on_exhausted: MaybeUndefined<OnExhausted>,
 }
 
+/// What a target must keep to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TargetRules<'a> {
+    /// Which addresses may be delivered to.
+    pub(super) guard: &'a AddressGuard,
+    /// Where this server is.
+    pub(super) own: Own<'a>,
+}
+
 /// A new subscription's tenant and configuration; `own` is the tenant where none is named.
 pub(super) fn creation(
     body: SubscriptionCreate,
     own: Option<&Tenant>,
-    guard: &AddressGuard,
+    rules: &TargetRules<'_>,
 ) -> Result<(Tenant, SubscriptionConfig), Problem> {
     let mut faults = Faults::default();
     let tenant = body.tenant.as_deref().map_or_else(|| Ok(own.cloned().unwrap_or_default()), str::parse);
     let tenant = faults.take("/tenant", tenant);
-    let target = target(&body.target_url, guard, &mut faults);
+    let target = target(&body.target_url, rules, &mut faults);
     let change = policies(body.into_policies(), &mut faults);
     // Where either is missing a fault was noted, so the check below ends it.
     let config = target.map(|target| {
@@ -84,9 +94,9 @@ pub(super) fn creation(
 
 impl Change {
     /// What a client wants changed.
-    pub(super) fn check(body: SubscriptionUpdate, guard: &AddressGuard) -> Result<Self, Problem> {
+    pub(super) fn check(body: SubscriptionUpdate, rules: &TargetRules<'_>) -> Result<Self, Problem> {
         let mut faults = Faults::default();
-        let target = body.target_url.as_deref().and_then(|text| target(text, guard, &mut faults));
+        let target = body.target_url.as_deref().and_then(|text| target(text, rules, &mut faults));
         let change = Self { target, ..policies(body.into_policies(), &mut faults) };
         faults.check()?;
         Ok(change)
@@ -144,10 +154,18 @@ impl RetryChange {
     }
 }
 
-fn target(text: &str, guard: &AddressGuard, faults: &mut Faults) -> Option<TargetUrl> {
+fn target(text: &str, rules: &TargetRules<'_>, faults: &mut Faults) -> Option<TargetUrl> {
     let target = faults.take("/target_url", TargetUrl::parse(text))?;
-    let allowed = guard.check_target(&target).map_err(ForbiddenAddress::advice);
-    faults.take("/target_url", allowed).map(|()| target)
+    let allowed = rules.guard.check_target(&target).map_err(ForbiddenAddress::advice);
+    faults.take("/target_url", allowed)?;
+    if rules.own.takes_in(&target) {
+        faults.add(
+            "/target_url",
+            "expected another place than an ingest of this server: an event would come in again and go round in a loop",
+        );
+        return None;
+    }
+    Some(target)
 }
 
 fn policies(body: Policies, faults: &mut Faults) -> Change {
@@ -251,18 +269,20 @@ mod tests {
 
     use super::*;
 
-    fn guard() -> AddressGuard {
-        AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()])
+    /// Loopback is allowed, and the server listens on port 8000 of it.
+    fn with_rules<T>(check: impl FnOnce(&TargetRules<'_>) -> T) -> T {
+        let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+        check(&TargetRules { guard: &guard, own: Own { listen: ([127, 0, 0, 1], 8000).into(), host: None } })
     }
 
     fn create(fields: &Value) -> Result<(Tenant, SubscriptionConfig), Problem> {
         let mut body = json!({"target_url": "http://127.0.0.1/"});
         body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        creation(serde_json::from_value(body).unwrap(), None, &guard())
+        with_rules(|rules| creation(serde_json::from_value(body).unwrap(), None, rules))
     }
 
     fn change(config: &mut SubscriptionConfig, body: Value) -> Result<(), Problem> {
-        let change = Change::check(serde_json::from_value(body).unwrap(), &guard())?;
+        let change = with_rules(|rules| Change::check(serde_json::from_value(body).unwrap(), rules))?;
         change.check_against(config)?;
         change.apply(config);
         Ok(())

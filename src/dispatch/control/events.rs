@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use posthorn_domain::audit::Actor;
 use posthorn_domain::delivery::OrderingKey;
+use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, SubscriptionId};
 use posthorn_domain::lane::{Queued, Ticket};
 use posthorn_domain::subscription::SubscriptionStatus;
@@ -32,6 +33,8 @@ pub struct NewEvent {
     pub idempotency_key: Option<String>,
     /// Deliveries with the same key keep their order.
     pub ordering_key: Option<OrderingKey>,
+    /// How often it came through a Posthorn before.
+    pub hops: Hops,
 }
 
 /// A stored event.
@@ -96,6 +99,7 @@ impl Control {
             payload: event.payload,
             ordering_key: event.ordering_key,
             idempotency_key: event.idempotency_key,
+            hops: event.hops,
             elsewhere: false,
         };
         let delivery_id = intake.delivery_id;
@@ -143,6 +147,7 @@ impl Control {
             payload: payload.to_string().into(),
             idempotency_key: None,
             ordering_key: None,
+            hops: Hops::default(),
         })
         .await
     }

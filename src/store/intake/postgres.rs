@@ -23,9 +23,10 @@ use super::{Answer, Intake, known_key, numbered};
 const ACCEPT: &str = "
 WITH judged AS MATERIALIZED (
     SELECT i.*, l.next_sequence, l.finished + $11 AS last, k.id AS known, k.same_bytes
-    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $12::bool[])
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $12::bool[],
+                $13::smallint[])
         WITH ORDINALITY AS i (delivery_id, event_id, subscription_id, content_type, payload, ordering_key,
-                              idempotency_key, elsewhere, position)
+                              idempotency_key, elsewhere, hops, position)
     JOIN lanes l ON l.subscription_id = i.subscription_id
     LEFT JOIN LATERAL (
         SELECT d.id, (SELECT e.payload FROM events e WHERE e.id = d.event_id) = i.payload AS same_bytes
@@ -44,8 +45,8 @@ WITH judged AS MATERIALIZED (
     FROM (SELECT subscription_id, max(sequence) + 1 AS next_sequence FROM fresh GROUP BY subscription_id) f
     WHERE l.subscription_id = f.subscription_id
 ), new_events AS (
-    INSERT INTO events (id, content_type, payload, reference_count)
-    SELECT event_id, content_type, payload, 1 FROM fresh
+    INSERT INTO events (id, content_type, payload, reference_count, hops)
+    SELECT event_id, content_type, payload, 1, hops FROM fresh
 ), new_deliveries AS (
     INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, ordering_key,
                                     idempotency_key, attempt_count, retry_base, created_at_ms)
@@ -83,6 +84,7 @@ pub(super) async fn accept(
         .bind(Writer::Intake.code())
         .bind(backlog_max)
         .bind(batch.iter().map(|intake| intake.elsewhere).collect::<Vec<_>>())
+        .bind(batch.iter().map(|intake| intake.hops.stored()).collect::<Vec<_>>())
         .fetch_all(connection)
         .await
         // A statement that is its own commit.

@@ -133,12 +133,16 @@ async fn move_on(
 async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64)]) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
         let sql = format!(
-            "INSERT INTO events (id, content_type, payload, reference_count) {}",
-            rows.values("(?, ?, ?, 1)")
+            "INSERT INTO events (id, content_type, payload, hops, reference_count) {}",
+            rows.values("(?, ?, ?, ?, 1)")
         );
         let mut query = sqlx::query(&sql);
         for (intake, _) in chunk {
-            query = query.bind(intake.event_id.0).bind(&intake.content_type).bind(intake.payload.as_ref());
+            query = query
+                .bind(intake.event_id.0)
+                .bind(&intake.content_type)
+                .bind(intake.payload.as_ref())
+                .bind(intake.hops.stored());
         }
         query.execute(&mut *connection).await?;
     }
