@@ -5,9 +5,12 @@
 //!
 //! - the next goes to the tenant that holds the fewest, and of those to the one served longest ago
 //!   (max-min fairness); within the tenant its subscriptions take turns;
+//! - a tenant holds at most half, once another has asked within the last ten minutes: endpoints that
+//!   answer just before the time-out keep their places for long, so those of the others must not have
+//!   to come free first. Who has been alone for that long may hold all;
 //! - the last few are for subscriptions that hold none, and the very last for tenants that hold
-//!   none: an endpoint that hangs keeps its places for long, so there must be some that it cannot
-//!   have;
+//!   few: so there are some for whoever comes after a tenant that was alone. Each of them takes at most
+//!   half of what is free, so that the next one finds some as well;
 //! - endpoints whose last attempt failed hold at most half of all places together, since it is they
 //!   who hang.
 //!
@@ -17,17 +20,24 @@
 //! Kept at all times: nobody waits who could have a place, unless time alone has brought that about
 //! ([`Places::next_wakeup`]). So whoever asks anew overtakes no one.
 
+mod claims;
+mod company;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
 use crate::tenant::Tenant;
+use claims::PerClaim;
+use company::Company;
 
 /// Of a node's places, the last of so many are for subscriptions that hold none: an eighth.
 const FIRST_SHARE: u32 = 8;
-/// Of a node's places, the last of so many are for tenants that hold none. A healthy endpoint gives
+/// Of a node's places, the last of so many are for tenants that hold few. A healthy endpoint gives
 /// its place back within milliseconds, so a few are enough for all of them.
 const NEW_TENANT_SHARE: u32 = 64;
+/// Of a node's places, one of so many may be held by a tenant that is not alone.
+const TENANT_SHARE: u32 = 2;
 /// Of a node's places, one of so many may be held by endpoints whose last attempt failed.
 const DOUBTFUL_SHARE: u32 = 2;
 /// Lanes that may wait in memory for each place, all tenants together: enough that none stands free
@@ -47,32 +57,6 @@ pub enum Claim {
 
 impl Claim {
     const ALL: [Self; 3] = [Self::First, Self::Further, Self::Doubtful];
-}
-
-/// One of something for each claim.
-#[derive(Debug)]
-struct PerClaim<T> {
-    first: T,
-    further: T,
-    doubtful: T,
-}
-
-impl<T> PerClaim<T> {
-    const fn of(&self, claim: Claim) -> &T {
-        match claim {
-            Claim::First => &self.first,
-            Claim::Further => &self.further,
-            Claim::Doubtful => &self.doubtful,
-        }
-    }
-
-    const fn of_mut(&mut self, claim: Claim) -> &mut T {
-        match claim {
-            Claim::First => &mut self.first,
-            Claim::Further => &mut self.further,
-            Claim::Doubtful => &mut self.doubtful,
-        }
-    }
 }
 
 /// A tenant's limits, as they are now.
@@ -120,6 +104,10 @@ pub struct Places<L, W> {
     in_line: PerClaim<BTreeSet<Turn>>,
     /// Tenants whose rate is used up until then.
     resting: BTreeSet<(Instant, Tenant)>,
+    /// Tenants that wait because they hold their share, and are not alone. As each of them holds half, they are
+    /// one or two.
+    at_share: BTreeSet<Tenant>,
+    company: Company,
     grants: u64,
 }
 
@@ -139,14 +127,16 @@ struct Holder<L, W> {
 impl<L, W> Places<L, W> {
     /// So many places, all free.
     #[must_use]
-    pub const fn new(size: u32) -> Self {
+    pub fn new(size: u32) -> Self {
         Self {
             size,
             held: 0,
             doubtful: 0,
             tenants: BTreeMap::new(),
-            in_line: PerClaim { first: BTreeSet::new(), further: BTreeSet::new(), doubtful: BTreeSet::new() },
+            in_line: PerClaim::default(),
             resting: BTreeSet::new(),
+            at_share: BTreeSet::new(),
+            company: Company::NONE,
             grants: 0,
         }
     }
@@ -160,7 +150,9 @@ impl<L, W> Places<L, W> {
     /// When [`grant`](Self::grant) is to be asked again though no place came back.
     #[must_use]
     pub fn next_wakeup(&self) -> Option<Instant> {
-        self.resting.first().map(|(until, _)| *until)
+        let rests = self.resting.first().map(|(until, _)| *until);
+        let shares = self.at_share.iter().filter_map(|tenant| self.company.until(tenant));
+        shares.chain(rests).min()
     }
 
     /// Whether a further lane of the tenant may be read into memory to wait there for a place, beside
@@ -205,9 +197,16 @@ impl<L, W> Places<L, W> {
         }
     }
 
-    /// Whether what is free is for tenants that hold none.
-    const fn is_last_reserve(&self) -> bool {
-        self.free() <= self.size / NEW_TENANT_SHARE
+    /// Whether a tenant that holds so many may take one of what is free.
+    const fn may_take(&self, held: u32) -> bool {
+        let free = self.free();
+        free > self.size / NEW_TENANT_SHARE || held == 0 || 2 * held < free
+    }
+
+    /// How many a tenant may hold.
+    fn tenant_max(&self, tenant: &Tenant, now: Instant) -> u32 {
+        let alone = self.company.until(tenant).is_none_or(|until| until <= now);
+        if alone { self.size } else { self.size.div_ceil(TENANT_SHARE) }
     }
 
     const fn count(&mut self, claim: Claim) {
@@ -221,11 +220,12 @@ impl<L, W> Places<L, W> {
 impl<L: TenantLimits + Clone, W> Places<L, W> {
     /// Takes a place at once; false where it has to be waited for.
     pub fn take(&mut self, tenant: &Tenant, limits: &L, claim: Claim, now: Instant) -> bool {
+        self.company.note(tenant, now);
         self.wake(now);
-        let (has_place, last_reserve) = (self.has_place(claim), self.is_last_reserve());
+        let held = self.tenants.get(tenant).map_or(0, |holder| holder.held);
+        let may_take = self.has_place(claim) && self.may_take(held) && held < self.tenant_max(tenant, now);
         let taken = self.with_new(tenant, limits, |holder, grant| {
-            has_place
-                && !(last_reserve && holder.held > 0)
+            may_take
                 && holder.waiting.of(claim).is_empty()
                 && holder.is_within_limits()
                 && holder.hold(claim, grant, now)
@@ -268,6 +268,12 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
         self.wake(now);
         loop {
             let (claim, tenant) = self.next()?;
+            if self.holds_its_share(&tenant, now) {
+                // Out of the line, until it gives a place back or is alone.
+                self.leave_line(&tenant);
+                self.at_share.insert(tenant);
+                continue;
+            }
             let granted = self.with(&tenant, |holder, grant| {
                 let held = holder.hold(claim, grant, now);
                 let waiter = if held { holder.waiting.of_mut(claim).pop_front() } else { None };
@@ -286,16 +292,25 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
         let heads = open.filter_map(|claim| Some((self.in_line.of(claim).first()?, claim)));
         let ((held, _, tenant), claim) = heads.min_by_key(|(turn, _)| *turn)?;
         // All others hold as many or more.
-        (*held == 0 || !self.is_last_reserve()).then(|| (claim, tenant.clone()))
+        self.may_take(*held).then(|| (claim, tenant.clone()))
     }
 
-    /// Lets those wait for a place again whose rate has recovered.
+    fn holds_its_share(&self, tenant: &Tenant, now: Instant) -> bool {
+        self.tenants.get(tenant).is_some_and(|holder| holder.held >= self.tenant_max(tenant, now))
+    }
+
+    /// Lets those wait for a place again whose rate has recovered, or who are alone by now.
     fn wake(&mut self, now: Instant) {
         while let Some((until, tenant)) = self.resting.first()
             && *until <= now
         {
             let tenant = tenant.clone();
             self.with(&tenant, |holder, _| holder.rests_until = None);
+        }
+        let alone: Vec<Tenant> =
+            self.at_share.iter().filter(|tenant| !self.holds_its_share(tenant, now)).cloned().collect();
+        for tenant in alone {
+            self.with(&tenant, |_, _| ());
         }
     }
 
@@ -317,17 +332,9 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
     /// Changes a tenant's entry, where there is one, and puts it in its new place in line. Hands
     /// `change` the number that the next grant bears.
     fn with<R>(&mut self, tenant: &Tenant, change: impl FnOnce(&mut Holder<L, W>, u64) -> R) -> Option<R> {
-        let holder = self.tenants.get_mut(tenant)?;
-        if holder.waits() || holder.rests_until.is_some() {
-            for claim in Claim::ALL {
-                let turn = (holder.held, *holder.served.of(claim), tenant.clone());
-                self.in_line.of_mut(claim).remove(&turn);
-            }
-            if let Some(until) = holder.rests_until {
-                self.resting.remove(&(until, tenant.clone()));
-            }
-        }
+        self.leave_line(tenant);
         self.grants += 1;
+        let holder = self.tenants.get_mut(tenant)?;
         let result = change(holder, self.grants);
         if holder.held == 0 && !holder.waits() {
             self.tenants.remove(tenant);
@@ -343,13 +350,27 @@ impl<L: TenantLimits + Clone, W> Places<L, W> {
         }
         Some(result)
     }
+
+    /// Takes a tenant's entry out of wherever it waits.
+    fn leave_line(&mut self, tenant: &Tenant) {
+        let Some(holder) = self.tenants.get(tenant) else { return };
+        if !holder.waits() && holder.rests_until.is_none() {
+            return;
+        }
+        for claim in Claim::ALL {
+            let turn = (holder.held, *holder.served.of(claim), tenant.clone());
+            self.in_line.of_mut(claim).remove(&turn);
+        }
+        if let Some(until) = holder.rests_until {
+            self.resting.remove(&(until, tenant.clone()));
+        }
+        self.at_share.remove(tenant);
+    }
 }
 
 impl<L: TenantLimits, W> Holder<L, W> {
-    const fn new(limits: L) -> Self {
-        let waiting =
-            PerClaim { first: VecDeque::new(), further: VecDeque::new(), doubtful: VecDeque::new() };
-        let served = PerClaim { first: 0, further: 0, doubtful: 0 };
+    fn new(limits: L) -> Self {
+        let (waiting, served) = (PerClaim::new(), PerClaim::default());
         Self { limits, held: 0, waiting, served, rests_until: None }
     }
 

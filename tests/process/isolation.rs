@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use serde_json::json;
 
+use crate::support::beside::is_unnoticed;
 use crate::support::server::FAST;
-use crate::support::{Backend, Client, Gate, Posthorn, Receiver, Reply, on_both_databases};
+use crate::support::{Backend, Client, Gate, Posthorn, Receiver, Reply, eventually, on_both_databases};
 
 on_both_databases!(
     stalled_endpoints_are_not_noticed,
     a_flood_of_another_tenant_is_not_noticed,
+    answers_just_before_the_time_out_are_not_noticed,
     a_tenant_keeps_to_its_places
 );
 
@@ -100,6 +102,76 @@ async fn a_flood_of_another_tenant_is_not_noticed(backend: Backend) {
     assert!(times[5] < Duration::from_millis(100), "{times:?}");
     assert_eq!(flooded.requests().len(), 126, "none of the flood went meanwhile");
     gate.open();
+}
+
+/// More endpoints of one tenant than there are places answer, always, but just before the time-out. Another tenant
+/// comes only then.
+async fn answers_just_before_the_time_out_are_not_noticed(backend: Backend) {
+    let few = [("POSTHORN_MAX_IN_FLIGHT", "128"), ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "3")];
+    let settings = [FAST, &few].concat();
+    let posthorn = Posthorn::start_with(backend, &settings).await;
+    let client = posthorn.client();
+    let slow = Receiver::always(Reply::status(200).after(Duration::from_millis(2700))).await;
+    let quick = Receiver::always(Reply::status(200)).await;
+    let mut flood = Vec::new();
+    for _ in 0..7 {
+        let waiting = (0..20).map(|_| async {
+            let id = client.subscribe(&slow.url("/"), json!({"tenant": "slow"})).await.id;
+            client.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+            for index in 0..5 {
+                client.ingest(&id, json!(index)).await;
+            }
+            id
+        });
+        flood.extend(join_all(waiting).await);
+    }
+    for ids in flood.chunks(20) {
+        join_all(ids.iter().map(|id| client.post(format!("/subscriptions/{id}/resume")))).await;
+    }
+    let open = || slow.requests().iter().filter(|request| request.closed.is_none()).count();
+    slow.until("all places are held, but for those that are kept for others", |log| {
+        log.iter().filter(|request| request.closed.is_none()).count() == 126
+    })
+    .await;
+    let url = quick.url("/");
+    let subscribing = (0..3).map(|_| client.subscribe(&url, json!({"tenant": "quick"})));
+    let ids: Vec<String> = join_all(subscribing).await.into_iter().map(|subscribed| subscribed.id).collect();
+    let mut beside = bursts(client, &quick, &ids, 20).await;
+    eventually("half of the places", || async {
+        // None of them starts more than it gives back.
+        if open() <= 64 { Ok(()) } else { Err(format!("{} are open", open())) }
+    })
+    .await;
+    beside.extend(bursts(client, &quick, &ids, 20).await);
+    assert!((1..=64).contains(&open()), "{} are open", open());
+
+    slow.answer(|_| Reply::status(200));
+    eventually("the end of the flood", || async {
+        let pending = client.get("/status/stats").await.expect(200).json["pending_deliveries"].clone();
+        if pending == 0 { Ok(()) } else { Err(format!("{pending} are pending")) }
+    })
+    .await;
+    let alone = bursts(client, &quick, &ids, 40).await;
+    is_unnoticed("from sending in to receipt", &alone, &beside);
+}
+
+/// From sending an event in to its receipt: each round sends one to each of `ids` at once.
+async fn bursts(client: &Client, receiver: &Receiver, ids: &[String], rounds: usize) -> Vec<Duration> {
+    let mut times = Vec::new();
+    for round in 0..rounds {
+        let seen = receiver.requests().len();
+        let sending = ids.iter().map(|id| async move {
+            let began = Instant::now();
+            (client.ingest(id, json!(round)).await, began)
+        });
+        let sent = join_all(sending).await;
+        let received = receiver.arrived(seen + ids.len()).await;
+        times.extend(sent.iter().map(|(delivery, began)| {
+            let request = received.iter().rev().find(|request| request.delivery_id() == delivery).unwrap();
+            request.opened.saturating_duration_since(*began)
+        }));
+    }
+    times
 }
 
 async fn a_tenant_keeps_to_its_places(backend: Backend) {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
+use super::company::{COMPANY_STEP, COMPANY_TIME};
 use super::*;
 
 /// A tenant's limits in a test: turns that are left, and when the next ones come.
@@ -151,7 +152,7 @@ fn subscriptions_of_a_tenant_take_turns() {
 #[test]
 fn shares_are_kept_free() {
     for (case, claim, size, got) in [
-        ("all are for first requests", First, 64, 63),
+        ("all but the last are for first requests", First, 64, 63),
         ("but for an eighth", Further, 64, 56),
         ("and half", Doubtful, 64, 32),
         ("a small node has no shares", Further, 4, 4),
@@ -162,14 +163,62 @@ fn shares_are_kept_free() {
 }
 
 #[test]
-fn a_tenant_that_holds_none_finds_a_place() {
-    let mut rig = Rig::new(128);
-    assert_eq!(rig.ask_many("flood", First, 1000), 126);
-    assert_eq!(rig.ask_many("b", First, 2), 1);
-    assert_eq!(rig.ask_many("c", First, 2), 1);
-    assert_eq!(rig.ask_many("d", First, 1), 0, "there is an end to everything");
+fn a_tenant_that_holds_few_finds_a_place() {
+    let mut rig = Rig::new(512);
+    assert_eq!(rig.ask_many("flood", First, 1000), 504);
+    for (name, got) in [("b", 3), ("c", 2), ("d", 1), ("e", 1), ("f", 1)] {
+        assert_eq!(rig.ask_many(name, First, 8), got, "{name}");
+    }
+    assert_eq!(rig.ask_many("h", First, 1), 0, "there is an end to everything");
     rig.give_back("b", First);
-    assert_eq!(rig.grants(), [("d".to_owned(), First, 877)]);
+    let granted = rig.grants();
+    assert_eq!(granted.iter().map(|(name, ..)| name.as_str()).collect::<Vec<_>>(), ["h"]);
+}
+
+#[test]
+fn a_tenant_that_is_not_alone_holds_at_most_half() {
+    let mut rig = Rig::new(64);
+    assert_eq!(rig.ask_many("flood", First, 100), 63, "alone");
+    // Endpoints that keep their places do not keep the others waiting: the next that come free are theirs.
+    assert_eq!(rig.ask_many("b", First, 40), 1);
+    assert_eq!(rig.next_tenants("flood", 31), vec!["b"; 30], "and one more stays free for whoever comes");
+    assert_eq!(rig.next_tenants("flood", 1), ["flood"], "each at half");
+    assert_eq!(rig.next_tenants("b", 1), ["b"]);
+    for _ in 0..8 {
+        rig.give_back("b", First);
+    }
+    assert_eq!(rig.grants().len(), 8, "those of b that waited");
+    for _ in 0..30 {
+        rig.give_back("b", First);
+        rig.grants();
+    }
+    assert_eq!(rig.places.tenants[&tenant("flood")].held, 32, "though nobody else waits");
+    assert_eq!(rig.ask_many("flood", First, 1), 0);
+    assert_eq!(rig.ask_many("c", First, 40), 30, "whoever comes finds the others' half");
+    for _ in 0..30 {
+        rig.give_back("c", First);
+    }
+    assert!(rig.grants().iter().all(|(name, ..)| name == "c"));
+    assert_eq!(rig.places.next_wakeup(), Some(rig.now + COMPANY_TIME));
+}
+
+#[test]
+fn a_tenant_that_is_alone_again_holds_all() {
+    let mut rig = Rig::new(64);
+    assert_eq!(rig.ask_many("b", First, 1), 1);
+    rig.give_back("b", First);
+    assert_eq!(rig.ask_many("flood", First, 100), 32);
+    assert_eq!(rig.grants(), []);
+    let until = rig.places.next_wakeup().unwrap();
+    rig.now += COMPANY_TIME / 2;
+    assert_eq!(rig.grants(), []);
+    assert_eq!(rig.ask_many("b", First, 1), 1, "which makes it longer");
+    rig.give_back("b", First);
+    rig.now = until;
+    assert_eq!(rig.grants(), []);
+    rig.now = rig.places.next_wakeup().unwrap();
+    assert_eq!(rig.grants().len(), 31);
+    assert_eq!(rig.places.next_wakeup(), None);
 }
 
 #[test]
@@ -267,7 +316,7 @@ fn nothing_is_kept_of_those_that_left() {
         rig.ask(name, &every(Duration::from_secs(1)), First);
         rig.give_back(name, First);
     }
-    assert!(rig.places.tenants.is_empty() && rig.places.resting.is_empty());
+    assert!(rig.places.tenants.is_empty() && rig.places.resting.is_empty() && rig.places.at_share.is_empty());
 }
 
 #[derive(Clone, Debug)]
@@ -297,6 +346,15 @@ proptest! {
         let names = ["a", "b", "c", "d"];
         let mut held: Vec<(String, Claim)> = Vec::new();
         let mut waiting = 0_usize;
+        let mut asked = [None::<Instant>; 4];
+        // Whoever gets one more beside others that asked lately holds at most half.
+        let check_share = |rig: &Rig, held: &[(String, Claim)], name: &str, asked: &[Option<Instant>; 4]| {
+            let own = held.iter().filter(|(holder, _)| holder == name).count();
+            let lately = |at: &Option<Instant>| at.is_some_and(|at| rig.now + COMPANY_STEP < at + COMPANY_TIME);
+            let company = names.iter().zip(asked).any(|(other, at)| *other != name && lately(at));
+            prop_assert!(!company || own <= (size as usize).div_ceil(2), "{name} holds {own} of {size}");
+            Ok(())
+        };
         let check = |rig: &Rig, held: &[(String, Claim)]| {
             let doubtful = held.iter().filter(|(_, claim)| *claim == Doubtful).count();
             prop_assert_eq!(rig.places.held() as usize, held.len());
@@ -313,10 +371,16 @@ proptest! {
         };
         for step in steps {
             match step {
-                Step::Ask(who, claim) => match rig.ask(names[who], &limits[who], claim) {
-                    None => held.push((names[who].to_owned(), claim)),
-                    Some(_) => waiting += 1,
-                },
+                Step::Ask(who, claim) => {
+                    asked[who] = Some(rig.now);
+                    match rig.ask(names[who], &limits[who], claim) {
+                        None => {
+                            held.push((names[who].to_owned(), claim));
+                            check_share(&rig, &held, names[who], &asked)?;
+                        }
+                        Some(_) => waiting += 1,
+                    }
+                }
                 Step::GiveBack(which) if !held.is_empty() => {
                     let (name, claim) = held.swap_remove(which % held.len());
                     rig.give_back(&name, claim);
@@ -326,7 +390,10 @@ proptest! {
             }
             let granted = rig.grants();
             waiting -= granted.len();
-            held.extend(granted.into_iter().map(|(name, claim, _)| (name, claim)));
+            for (name, claim, _) in granted {
+                held.push((name.clone(), claim));
+                check_share(&rig, &held, &name, &asked)?;
+            }
             check(&rig, &held)?;
         }
         for _ in 0..(waiting * 2 + 2) {
