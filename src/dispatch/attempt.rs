@@ -97,6 +97,7 @@ async fn send(
     may_send(parts, Slot::of(subscription.id)).await;
     let config = &subscription.config;
     let request = Request {
+        tenant: &subscription.tenant,
         target: &config.target,
         headers: &config.headers,
         secret_key: config.secret_key.as_ref(),

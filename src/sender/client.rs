@@ -1,24 +1,22 @@
 //! One attempt: guard, request, head, body.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use moka::future::Cache;
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::parse_retry_after;
-use posthorn_domain::limits::{
-    RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME, TIMEOUT_MAX,
-};
+use posthorn_domain::limits::{RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME};
 use posthorn_domain::time::Timestamp;
 use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Method, Response, StatusCode, redirect};
+use reqwest::{Method, Response, StatusCode};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
 
+use crate::sender::clients::{Clients, Setup};
 use crate::sender::failure::Failure;
 use crate::sender::headers::headers_of;
-use crate::sender::resolver::{Resolver, look_up};
+use crate::sender::resolver::{Resolver, noting};
 use crate::sender::tls::Trust;
 use crate::sender::{Error, Reply, Request};
 
@@ -34,17 +32,17 @@ pub(super) const IDLE_TIME: Duration = Duration::from_millis(1500);
 pub(super) const IDLE_PER_HOST_MAX: usize = 128;
 
 /// HTTP/2: how long an answer's body may be that needs no further leave to come: all that is read.
-const STREAM_WINDOW: u32 = 64 * 1024;
+pub(super) const STREAM_WINDOW: u32 = 64 * 1024;
 const _: () = assert!(STREAM_WINDOW as usize == RESPONSE_BODY_READ_BYTES);
 
 /// HTTP/2: bytes of bodies that one connection may hold unread, of all its answers together. Also
 /// what lets a thousand answers of a few bytes each come at once: of small unread frames the client
 /// takes half of this, at 256 bytes each.
-const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
+pub(super) const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// HTTP/2: the head of an answer. Four times as much, or more frames than it needs, ends the
 /// connection. (Over HTTP/1.1 the client's buffer is the limit, at some 400 KiB.)
-const HEAD_BYTES_MAX: u32 = 64 * 1024;
+pub(super) const HEAD_BYTES_MAX: u32 = 64 * 1024;
 
 /// HTTP/2: after this silence the endpoint is asked whether it is still there (PING).
 pub(super) const PING_AFTER: Duration = Duration::from_secs(5);
@@ -62,35 +60,17 @@ pub struct Settings {
     pub user_agent: String,
 }
 
-/// Clients with a certificate of their own that are kept, with their connections, for the next delivery; more are made
-/// anew as they are needed.
-const IDENTIFIED_MAX: u64 = 256;
-/// How long after its last use.
-const IDENTIFIED_TIME: Duration = Duration::from_mins(1);
-
 /// Makes attempts; cheap to clone, and all clones share their connections.
 #[derive(Clone)]
 pub struct Sender {
-    /// Shows no certificate.
-    pub(super) client: Client,
-    /// By the certificate that they show.
-    identified: Cache<[u8; 32], Client>,
-    setup: Setup,
-}
-
-/// What clients have in common.
-#[derive(Clone)]
-struct Setup {
-    guard: AddressGuard,
-    user_agent: HeaderValue,
-    resolver: Arc<Resolver>,
-    trust: Trust,
+    pub(super) clients: Clients,
+    guard: Arc<AddressGuard>,
 }
 
 impl Sender {
     /// A sender with connections of its own.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let resolver = Resolver::new(settings.guard.clone(), look_up);
+        let resolver = Resolver::of_system(settings.guard.clone());
         Self::build(settings, resolver, Vec::new())
     }
 
@@ -100,14 +80,9 @@ impl Sender {
         resolver: Resolver,
         trusted: Vec<CertificateDer<'static>>,
     ) -> Result<Self, Error> {
-        let setup = Setup {
-            guard: settings.guard,
-            user_agent: HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?,
-            resolver: Arc::new(resolver),
-            trust: Trust::new(trusted)?,
-        };
-        let identified = Cache::builder().max_capacity(IDENTIFIED_MAX).time_to_idle(IDENTIFIED_TIME).build();
-        Ok(Self { client: setup.client(None)?, identified, setup })
+        let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?;
+        let setup = Setup::new(user_agent, resolver, Trust::new(trusted)?)?;
+        Ok(Self { clients: Clients::new(setup), guard: Arc::new(settings.guard) })
     }
 
     /// Makes one attempt. Dropping the future gives the attempt up, and closes its connection or, on
@@ -131,58 +106,25 @@ impl Sender {
         }
     }
 
-    async fn client_that_shows(&self, shown: Option<&ClientCertificate>) -> Result<Client, Failure> {
-        let Some(shown) = shown else { return Ok(self.client.clone()) };
-        let client = self.identified.try_get_with(shown.id(), async { self.setup.client(Some(shown)) }).await;
-        client.map_err(|error| {
-            tracing::warn!(%error, "no client for a certificate");
-            Failure::Tls
-        })
-    }
-
     /// Sends the request and waits for the head of the answer.
     async fn head(&self, request: &Request<'_>, deadline: Instant) -> Result<Response, Failure> {
         // The client asks the resolver for names only; literals it dials as they are.
         if let Some(address) = request.target.literal() {
-            self.setup.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
+            self.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
         }
         let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
         *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
         *outgoing.body_mut() = Some(request.payload.clone().into());
-        let client = self.client_that_shows(request.client_certificate).await?;
-        match timeout_at(deadline, client.execute(outgoing)).await {
+        // Held until the head is here: from then on nothing is waited for.
+        let (client, _turn) = self.clients.client(request).await?;
+        let waits_for_name = Arc::new(AtomicBool::new(false));
+        let sending = noting(Arc::clone(&waits_for_name), client.execute(outgoing));
+        match timeout_at(deadline, sending).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Failure::of(&error)),
+            Err(_) if waits_for_name.load(Ordering::Relaxed) => Err(Failure::NameNotInTime),
             Err(_) => Err(Failure::Timeout),
         }
-    }
-}
-
-impl Setup {
-    /// A client with connections of its own, on which `shown` is shown where that is asked.
-    fn client(&self, shown: Option<&ClientCertificate>) -> Result<Client, Error> {
-        // No `retry`: by default the client sends again just what the endpoint says it has not taken.
-        Client::builder()
-            .user_agent(self.user_agent.clone())
-            .redirect(redirect::Policy::none())
-            .referer(false)
-            .no_proxy()
-            .tcp_nodelay(true)
-            .http2_initial_stream_window_size(STREAM_WINDOW)
-            .http2_initial_connection_window_size(CONNECTION_WINDOW)
-            .http2_max_header_list_size(HEAD_BYTES_MAX)
-            .http2_keep_alive_interval(PING_AFTER)
-            .http2_keep_alive_timeout(PONG_WITHIN)
-            // Else one that can't get its last bytes out would stay open after its attempts are over.
-            .http2_keep_alive_while_idle(true)
-            // Attempts have their own time-outs; this ends what outlives them in the background.
-            .connect_timeout(TIMEOUT_MAX)
-            .pool_idle_timeout(IDLE_TIME)
-            .pool_max_idle_per_host(IDLE_PER_HOST_MAX)
-            .dns_resolver(self.resolver.clone())
-            .tls_backend_preconfigured(self.trust.config(shown)?)
-            .build()
-            .map_err(|error| Error::Tls(innermost(&error)))
     }
 }
 
@@ -217,12 +159,4 @@ async fn read_body(mut response: Response, deadline: Instant) -> Vec<u8> {
         kept.extend(chunk.into_iter().take(missing));
     }
     kept
-}
-
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }

@@ -33,6 +33,9 @@ pub enum Failure {
     /// The name has no address, or none that could be found out.
     #[error("dns failure")]
     Dns,
+    /// Whoever knows the name's addresses did not say them in time.
+    #[error("name not resolved in time")]
+    NameNotInTime,
     /// The certificate is expired, of another name, or of nobody trusted.
     #[error("tls failure: invalid certificate")]
     InvalidCertificate,
@@ -81,6 +84,7 @@ fn told_by(error: &(dyn Error + 'static)) -> Option<Failure> {
         Some(match error {
             ResolveError::Forbidden => Failure::ForbiddenAddress,
             ResolveError::Failed => Failure::Dns,
+            ResolveError::NotInTime => Failure::NameNotInTime,
         })
     } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
         Some(told_by_tls(error))

@@ -15,15 +15,18 @@
 //! HTTP/1.1: one request, one connection, so that a stalled request holds up nothing beside it, and
 //! a time-out closes what it was waiting for.
 //!
-//! Attempts that show a certificate of their own have connections of their own.
+//! Each tenant has connections of its own, and so have attempts that show a certificate of their own. No connection
+//! gets older than 40 s, and what is known of a name than 20 s, so that an endpoint that moves is followed within a
+//! minute.
 //!
-//! HTTP/2 is spoken with endpoints that offer it in the TLS handshake, and only there. The attempts
-//! for one host and port then share one connection (many that start at once without one make one
+//! HTTP/2 is spoken with endpoints that offer it in the TLS handshake, and only there. A tenant's attempts
+//! for one host and port then share one connection for each hundred that are at once on their way
+//! (many that start at once without one make one
 //! each, as for HTTP/1.1, and all but the first are closed again). A time-out resets the attempt's
 //! own stream. What attempts of one connection share, and no others:
 //!
-//! - How many streams the endpoint takes at once (100 to 250 with common servers). More wait inside
-//!   the client for one to end, and that counts against their time-out.
+//! - How many streams the endpoint takes at once, where that is less than a hundred (100 to 250 with common servers).
+//!   More wait inside the client for one to end, and that counts against their time-out.
 //! - What the endpoint lets come of bodies it has not read. One stalled upload can use that up, for
 //!   as long as its time-out.
 //! - The connection's end. Where nothing has come for 5 s, it is asked for a sign of life, and where
@@ -40,6 +43,7 @@
 //! Left out here: when to send, and what an outcome means. That is `posthorn_domain::lane`'s.
 
 mod client;
+mod clients;
 mod failure;
 mod headers;
 mod resolver;
@@ -57,6 +61,7 @@ use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::SecretKey;
 use posthorn_domain::subscription::SigningSecrets;
 use posthorn_domain::target::TargetUrl;
+use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 
 pub use client::{Sender, Settings};
@@ -78,6 +83,8 @@ pub enum Error {
 /// One attempt to be made, with all that the receiver gets (`api.md`, "What the receiver gets").
 #[derive(Clone)]
 pub struct Request<'a> {
+    /// Whose endpoint it is: connections and look-ups are the tenant's own.
+    pub tenant: &'a Tenant,
     /// Where it goes.
     pub target: &'a TargetUrl,
     /// Sent along.

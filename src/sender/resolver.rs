@@ -3,36 +3,61 @@
 //! What leaves here is dialled as it is: between check and dial there is no second look-up that
 //! could say something else. `localhost` and what ends in it mean loopback, whatever the system's
 //! resolver says (RFC 6761 §6.3).
+//!
+//! A look-up costs nobody but its own tenant's: how many run at once is bounded and shared by tenants ([`shares`]),
+//! each has a time of its own, and none blocks a thread ([`system`]). Of one name there is one look-up at a time;
+//! what it found is used again for as long as the name's servers say, within bounds, and that it found
+//! nothing for some seconds. So a name whose servers keep silent is not asked for by each attempt.
 
-use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs as _};
-use std::sync::Arc;
-use std::time::Duration;
+mod shares;
+mod system;
 
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use moka::Expiry;
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::places::Claim;
 use posthorn_domain::target::is_localhost;
+use posthorn_domain::tenant::Tenant;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
-/// Look-ups that may run at once. Each takes one of tokio's 512 threads for blocking work, for as
-/// long as a name server keeps silent; the others stay free.
-const LOOK_UPS_MAX: usize = 256;
+use shares::{Permit, Shares};
+use system::{Paths, System};
 
-/// How long a name's addresses are used again: it spares a burst of new connections its look-ups,
-/// and a moved endpoint does not wait for long.
-const KNOWN_TIME: Duration = Duration::from_secs(5);
+/// How long one look-up takes at most, and the wait for leave to make it: half of an attempt's time-out by default.
+/// Name servers that answer at all take a tenth of that.
+pub(super) const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Names whose addresses are held at most.
-const KNOWN_MAX: u64 = 10_000;
+/// Look-ups that may run at once. A silent one holds some four sockets.
+const LOOK_UPS_MAX: u32 = 256;
 
-/// Asks the system for a name's addresses; blocks.
-pub(super) type LookUp = fn(&str) -> io::Result<Vec<SocketAddr>>;
+/// How long a name's addresses are used again at least: it spares a burst of new connections its look-ups.
+const FOUND_TIME_MIN: Duration = Duration::from_secs(1);
+/// And at most, whatever the name's servers say: with the age of a connection it is a minute until a move of
+/// an endpoint is noticed.
+pub(super) const FOUND_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// The system's resolver. The client puts the port in.
-pub(super) fn look_up(name: &str) -> io::Result<Vec<SocketAddr>> {
-    Ok((name, 0).to_socket_addrs()?.collect())
-}
+/// How long it is known that a name has no addresses, or that its servers are silent: below the first retry's
+/// delay by default.
+const NOT_FOUND_TIME: Duration = Duration::from_secs(5);
+
+/// How long it is known that no name server could be asked: that is this machine's fault, not the name's.
+const NOT_ASKED_TIME: Duration = Duration::from_millis(500);
+
+/// How long a name whose servers were silent shares its look-ups with others of that kind.
+const SILENT_TIME: Duration = Duration::from_mins(10);
+
+/// Names of which something is known at most.
+const NAMES_MAX: u64 = 10_000;
 
 /// Why a name cannot be dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,109 +68,246 @@ pub(super) enum ResolveError {
     /// It has none, or they could not be found out.
     #[error("dns failure")]
     Failed,
+    /// Its servers were silent, or so many look-ups ran that there was no time left for it.
+    #[error("name not resolved in time")]
+    NotInTime,
 }
+
+/// What a look-up found: at least one address, with port 0; the client puts the port in.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) addresses: Vec<SocketAddr>,
+    /// As the name's servers say.
+    pub(super) time_to_live: Duration,
+}
+
+/// Why a look-up found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotFound {
+    /// There are no addresses, or the name's servers say that they cannot tell.
+    Answered,
+    /// Nobody answered.
+    NotInTime,
+    /// Nobody could be asked.
+    NotAsked,
+}
+
+/// Looks names up.
+pub(super) trait LookUp: Send + Sync {
+    /// The addresses of a name that needs nobody asked; none where it is another.
+    fn at_hand<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Vec<SocketAddr>>;
+
+    /// Asks for a name's addresses. May be dropped.
+    fn look_up<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<Found, NotFound>>;
+}
+
+/// What is known of a name, and for how long.
+#[derive(Clone, Debug)]
+struct Known {
+    answer: Answer,
+    time: Duration,
+}
+
+type Answer = Result<Arc<[SocketAddr]>, ResolveError>;
+
+/// A look-up under way.
+type Flight = Shared<BoxFuture<'static, Answer>>;
 
 /// Gives only addresses that may be dialled.
 #[derive(Clone)]
-pub(super) struct Resolver {
-    guard: Arc<AddressGuard>,
-    look_up: LookUp,
-    look_ups: Arc<Semaphore>,
-    known: Cache<String, Vec<SocketAddr>>,
+pub(super) struct Resolver(Arc<Core>);
+
+struct Core {
+    guard: AddressGuard,
+    look_up: Box<dyn LookUp>,
+    shares: Arc<Shares>,
+    known: Cache<String, Known>,
+    silent: Cache<String, ()>,
+    /// As many as there are permits.
+    flights: Mutex<HashMap<String, Flight>>,
 }
 
 impl Resolver {
-    pub(super) fn new(guard: AddressGuard, look_up: LookUp) -> Self {
-        Self {
-            guard: Arc::new(guard),
-            look_up,
-            look_ups: Arc::new(Semaphore::new(LOOK_UPS_MAX)),
-            known: Cache::builder().max_capacity(KNOWN_MAX).time_to_live(KNOWN_TIME).build(),
-        }
+    /// By way of the system.
+    pub(super) fn of_system(guard: AddressGuard) -> Self {
+        Self::new(guard, System::new(Paths::default()))
+    }
+
+    pub(super) fn new(guard: AddressGuard, look_up: impl LookUp + 'static) -> Self {
+        let names = || Cache::builder().max_capacity(NAMES_MAX).eviction_policy(EvictionPolicy::lru());
+        Self(Arc::new(Core {
+            guard,
+            look_up: Box::new(look_up),
+            shares: Shares::new(LOOK_UPS_MAX),
+            known: names().expire_after(ByItsTime).build(),
+            silent: Cache::builder().max_capacity(NAMES_MAX).time_to_live(SILENT_TIME).build(),
+            flights: Mutex::default(),
+        }))
     }
 
     /// The addresses of `name` that may be dialled; at least one. Whoever asks for a name that is
-    /// being looked up waits for that look-up.
-    pub(super) async fn addresses(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-        let addresses = self.known.try_get_with_by_ref(name, self.pass(name)).await;
-        addresses.map_err(|error| *error)
+    /// being looked up waits for that look-up; a look-up that has begun goes on to its end.
+    pub(super) async fn addresses(&self, tenant: &Tenant, name: &str) -> Answer {
+        let core = &self.0;
+        if is_localhost(name) {
+            return core.pass(&[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]);
+        }
+        if let Some(known) = core.known.get(name).await {
+            return known.answer;
+        }
+        let at_hand = core.look_up.at_hand(name).await;
+        if !at_hand.is_empty() {
+            return core.pass(&at_hand);
+        }
+        timeout(LOOK_UP_TIMEOUT, core.find(tenant, name)).await.unwrap_or(Err(ResolveError::NotInTime))
+    }
+}
+
+impl Core {
+    async fn find(self: &Arc<Self>, tenant: &Tenant, name: &str) -> Answer {
+        let under_way = self.flights().get(name).cloned();
+        if let Some(flight) = under_way {
+            return flight.await;
+        }
+        let claim = if self.silent.contains_key(name) { Claim::Doubtful } else { Claim::First };
+        let permit = self.shares.permit(tenant, claim).await.ok_or(ResolveError::Failed)?;
+        // Another one may have found it since.
+        if let Some(known) = self.known.get(name).await {
+            return known.answer;
+        }
+        self.fly(name, permit).await
     }
 
-    async fn pass(&self, name: &str) -> Result<Vec<SocketAddr>, ResolveError> {
-        let found = if is_localhost(name) {
-            vec![(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]
-        } else {
-            self.ask(name.to_owned()).await?
+    /// A look-up of the name: the one under way, or a new one.
+    fn fly(self: &Arc<Self>, name: &str, permit: Permit) -> Flight {
+        let mut flights = self.flights();
+        if let Some(flight) = flights.get(name) {
+            return flight.clone();
+        }
+        let landing = Landing { core: Arc::clone(self), name: name.to_owned() };
+        let task = tokio::spawn(async move {
+            let (_permit, landing) = (permit, landing);
+            landing.core.ask(&landing.name).await
+        });
+        // A look-up that panicked found nothing.
+        let flight = task.map(|ended| ended.unwrap_or(Err(ResolveError::Failed))).boxed().shared();
+        flights.insert(name.to_owned(), flight.clone());
+        flight
+    }
+
+    async fn ask(&self, name: &str) -> Answer {
+        let found = timeout(LOOK_UP_TIMEOUT, self.look_up.look_up(name)).await;
+        let (answer, time) = match found.unwrap_or(Err(NotFound::NotInTime)) {
+            Ok(Found { addresses, time_to_live }) => {
+                (self.pass(&addresses), time_to_live.clamp(FOUND_TIME_MIN, FOUND_TIME_MAX))
+            }
+            Err(NotFound::Answered) => (Err(ResolveError::Failed), NOT_FOUND_TIME),
+            Err(NotFound::NotInTime) => (Err(ResolveError::NotInTime), NOT_FOUND_TIME),
+            Err(NotFound::NotAsked) => (Err(ResolveError::Failed), NOT_ASKED_TIME),
         };
-        let passing = found.into_iter().filter(|address| self.guard.check(address.ip()).is_ok());
-        let passing: Vec<_> = passing.collect();
+        if answer == Err(ResolveError::NotInTime) {
+            self.silent.insert(name.to_owned(), ()).await;
+        } else {
+            self.silent.invalidate(name).await;
+        }
+        self.known.insert(name.to_owned(), Known { answer: answer.clone(), time }).await;
+        answer
+    }
+
+    /// Those that may be dialled.
+    fn pass(&self, found: &[SocketAddr]) -> Answer {
+        if found.is_empty() {
+            return Err(ResolveError::Failed);
+        }
+        let passing = found.iter().filter(|address| self.guard.check(address.ip()).is_ok());
+        let passing: Arc<[SocketAddr]> = passing.copied().collect();
         if passing.is_empty() { Err(ResolveError::Forbidden) } else { Ok(passing) }
     }
 
-    async fn ask(&self, name: String) -> Result<Vec<SocketAddr>, ResolveError> {
-        let permit = Arc::clone(&self.look_ups).acquire_owned().await.map_err(|_| ResolveError::Failed)?;
-        let look_up = self.look_up;
-        // The permit goes along: a look-up that nobody waits for any more still has its thread.
-        let answer = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            look_up(&name)
-        });
-        match answer.await {
-            Ok(Ok(found)) if !found.is_empty() => Ok(found),
-            _ => Err(ResolveError::Failed),
+    fn flights(&self) -> MutexGuard<'_, HashMap<String, Flight>> {
+        // One entry is put in or taken out under it.
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets a look-up when it ends, however it does.
+struct Landing {
+    core: Arc<Core>,
+    name: String,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.core.flights().remove(&self.name);
+    }
+}
+
+/// Each for as long as it says.
+struct ByItsTime;
+
+impl Expiry<String, Known> for ByItsTime {
+    fn expire_after_create(&self, _: &String, known: &Known, _: Instant) -> Option<Duration> {
+        Some(known.time)
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &String,
+        known: &Known,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(known.time)
+    }
+}
+
+tokio::task_local! {
+    /// Whether the attempt of this task waits for a name, so that one whose time is over can say so: the client
+    /// resolves names within the task that makes the request.
+    static WAITS_FOR_NAME: Arc<AtomicBool>;
+}
+
+/// Makes a request. With what came of it, whether a name is being waited for is in `waits`.
+pub(super) async fn noting<T>(waits: Arc<AtomicBool>, request: impl Future<Output = T>) -> T {
+    WAITS_FOR_NAME.scope(waits, request).await
+}
+
+/// Says that a name is waited for, until it is dropped with its name found.
+struct Waiting(Option<Arc<AtomicBool>>);
+
+impl Waiting {
+    fn begin() -> Self {
+        let waits = WAITS_FOR_NAME.try_with(Arc::clone).ok();
+        if let Some(waits) = &waits {
+            waits.store(true, Ordering::Relaxed);
+        }
+        Self(waits)
+    }
+
+    fn end(self) {
+        if let Some(waits) = self.0 {
+            waits.store(false, Ordering::Relaxed);
         }
     }
 }
 
-impl Resolve for Resolver {
+/// What the connections of one tenant resolve their names with.
+pub(super) struct TenantResolver {
+    pub(super) tenant: Tenant,
+    pub(super) resolver: Resolver,
+}
+
+impl Resolve for TenantResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let resolver = self.clone();
+        let (tenant, resolver, waiting) = (self.tenant.clone(), self.resolver.clone(), Waiting::begin());
         Box::pin(async move {
-            let addresses = resolver.addresses(name.as_str()).await?;
+            let addresses = resolver.addresses(&tenant, name.as_str()).await;
+            waiting.end();
+            let addresses: Vec<SocketAddr> = addresses?.to_vec();
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Names of the test: each is the list of its addresses.
-    fn listed(name: &str) -> io::Result<Vec<SocketAddr>> {
-        let address = |text: &str| text.replace('_', ":").parse().map(|ip| SocketAddr::new(ip, 0));
-        name.split('+').map(|text| address(text).map_err(io::Error::other)).collect()
-    }
-
-    async fn check(name: &str, expected: Result<&[&str], ResolveError>) {
-        let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-        let found = Resolver::new(guard, listed).addresses(name).await;
-        let found = found.map(|found| found.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>());
-        let expected = expected.map(|list| list.iter().map(|&text| text.to_owned()).collect());
-        assert_eq!(found, expected, "{name}");
-    }
-
-    #[tokio::test]
-    async fn only_addresses_that_pass_are_given() {
-        check("1.1.1.1", Ok(&["1.1.1.1"])).await;
-        check("10.0.0.1+1.1.1.1+fe80__1+127.0.0.1", Ok(&["1.1.1.1", "127.0.0.1"])).await;
-        check("10.0.0.1+192.168.0.1", Err(ResolveError::Forbidden)).await;
-        check("169.254.169.254", Err(ResolveError::Forbidden)).await;
-        check("unknown", Err(ResolveError::Failed)).await;
-    }
-
-    #[tokio::test]
-    async fn localhost_is_loopback_without_a_question() {
-        for name in ["localhost", "localhost.", "api.localhost"] {
-            check(name, Ok(&["127.0.0.1", "::1"])).await;
-        }
-        let strict = Resolver::new(AddressGuard::new(Vec::new()), listed);
-        assert_eq!(strict.addresses("localhost").await, Err(ResolveError::Forbidden));
-    }
-
-    #[tokio::test]
-    async fn nothing_found_is_a_failure() {
-        let resolver = Resolver::new(AddressGuard::new(Vec::new()), |_| Ok(Vec::new()));
-        assert_eq!(resolver.addresses("empty.example").await, Err(ResolveError::Failed));
-    }
-}
+pub(super) mod tests;

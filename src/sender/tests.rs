@@ -21,10 +21,12 @@ use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
 use posthorn_domain::signature::{SecretKey, SigningSecret};
 use posthorn_domain::subscription::SigningSecrets;
 use posthorn_domain::target::TargetUrl;
+use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use uuid::Uuid;
 
 use super::resolver::Resolver;
+use super::resolver::tests::{Listed, Silent};
 use super::{Reply, Request, Sender, Settings};
 
 /// Longer than any answer of the test's endpoints takes, on a busy machine too.
@@ -37,6 +39,7 @@ fn now() -> Timestamp {
 
 /// What a request borrows from.
 struct Case {
+    tenant: Tenant,
     target: TargetUrl,
     headers: StaticHeaders,
     secret_key: Option<SecretKey>,
@@ -52,6 +55,7 @@ struct Case {
 impl Case {
     fn to(url: &str) -> Self {
         Self {
+            tenant: Tenant::default(),
             target: TargetUrl::parse(url).unwrap(),
             headers: StaticHeaders::default(),
             secret_key: None,
@@ -65,12 +69,17 @@ impl Case {
         }
     }
 
+    fn of(self, tenant: &str) -> Self {
+        Self { tenant: tenant.parse().unwrap(), ..self }
+    }
+
     fn within(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
     fn request(&self) -> Request<'_> {
         Request {
+            tenant: &self.tenant,
             target: &self.target,
             headers: &self.headers,
             secret_key: self.secret_key.as_ref(),
@@ -108,7 +117,7 @@ fn sender() -> Sender {
 
 fn sender_with(allowed: &[&str]) -> Sender {
     let settings = settings(allowed);
-    let resolver = Resolver::new(settings.guard.clone(), test_names);
+    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names));
     Sender::build(settings, resolver, Vec::new()).unwrap()
 }
 

@@ -48,6 +48,7 @@ mod keys;
 mod lifecycle;
 mod listen;
 mod loops;
+mod names;
 mod open_circuits;
 mod ordering;
 mod outage;

@@ -49,7 +49,8 @@ async fn bare(sender: &Sender, case: &Case, headers: &HeaderMap) {
     let mut request = reqwest::Request::new(Method::POST, case.target.as_url().clone());
     *request.headers_mut() = headers.clone();
     *request.body_mut() = Some(case.payload.clone().into());
-    let response = sender.client.execute(request).await.unwrap();
+    let (client, _turn) = sender.clients.client(&case.request()).await.unwrap();
+    let response = client.execute(request).await.unwrap();
     assert!(response.status().is_success());
     response.bytes().await.unwrap();
 }

@@ -110,13 +110,14 @@ async fn unread_requests_end_with_the_time_out() {
 #[tokio::test]
 async fn slow_names_end_with_the_time_out() {
     let settings = settings(&[]);
-    let slow = Resolver::new(settings.guard.clone(), |_| {
-        std::thread::sleep(Duration::from_secs(1));
-        Ok(Vec::new())
-    });
+    let slow = Resolver::new(settings.guard.clone(), Silent);
     let sender = Sender::build(settings, slow, Vec::new()).unwrap();
     let case = Case::to("http://slow.example/").within(Duration::from_millis(200));
-    check(&case.send(&sender).await, Failure::Timeout);
+    check(&case.send(&sender).await, Failure::NameNotInTime);
+    // Or with their own, where that is over first.
+    let reply = Case::to("http://slow.example/").send(&sender).await;
+    check(&reply, Failure::NameNotInTime);
+    assert!(reply.duration < AMPLE / 2, "{:?}", reply.duration);
 }
 
 #[tokio::test]
@@ -186,7 +187,7 @@ async fn names_that_change_their_meaning_gain_nothing() {
     let Ok(forbidden) = TcpListener::bind(("127.0.0.2", port)).await else { return };
     let settings = settings(&["127.0.0.1/32"]);
     let sender = || {
-        let resolver = Resolver::new(settings.guard.clone(), rebound);
+        let resolver = Resolver::new(settings.guard.clone(), Listed(rebound));
         Sender::build(settings.clone(), resolver, Vec::new()).unwrap()
     };
     let case = Case::to(&allowed.url_at("rebound.example"));
@@ -213,6 +214,7 @@ fn texts_tell_the_kind_alone() {
         Failure::ConnectionClosed,
         Failure::Unreachable,
         Failure::Dns,
+        Failure::NameNotInTime,
         Failure::InvalidCertificate,
         Failure::Tls,
         Failure::ForbiddenAddress,

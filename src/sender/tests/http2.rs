@@ -345,6 +345,42 @@ async fn what_an_endpoint_does_not_take_yet_waits_in_time() {
     assert_eq!(most.load(Ordering::SeqCst), 2);
 }
 
+/// A host that takes a hundred requests at once, and one tenant has as many and more there that hang: another's go
+/// out at once, and so do its own others.
+#[tokio::test]
+async fn a_full_connection_holds_up_no_other() {
+    const HANGING: usize = 250;
+    let (hanging, hang) = watch::channel(0_usize);
+    let hanging = Arc::new(hanging);
+    let (open, opened) = watch::channel(false);
+    let pair = Pair::new(&["h2"], 100, move |question: Question| {
+        let (hanging, mut opened) = (Arc::clone(&hanging), opened.clone());
+        async move {
+            if question.uri().path() == "/hang" {
+                hanging.send_modify(|count| *count += 1);
+                opened.wait_for(|&open| open).await.unwrap();
+            }
+            answer("ok")
+        }
+    })
+    .await;
+    assert!(pair.case("/").of("a").send(&pair.sender).await.is_success());
+    let all = join_all((0..HANGING).map(|_| async { pair.case("/hang").of("a").send(&pair.sender).await }));
+    let beside = async {
+        let mut hang = hang;
+        let within = tokio::time::timeout(AMPLE, hang.wait_for(|&count| count == HANGING)).await;
+        within.expect("all of them are taken").unwrap();
+        for tenant in ["b", "a"] {
+            let reply = pair.case("/").of(tenant).within(Duration::from_secs(2)).send(&pair.sender).await;
+            assert!(reply.is_success(), "{tenant}: {reply:?}");
+        }
+        open.send(true).unwrap();
+    };
+    let (replies, ()) = tokio::join!(all, beside);
+    assert!(replies.iter().all(Reply::is_success));
+    assert!(pair.open.load(Ordering::SeqCst) <= 4, "three hundreds of one tenant, and another's");
+}
+
 /// Passes bytes on to `to`, in both directions, until `swallows`: from then on it takes all and
 /// gives none, as where the other side's machine is gone.
 async fn proxy(to: SocketAddr, swallows: watch::Receiver<bool>) -> Endpoint {

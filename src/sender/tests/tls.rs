@@ -73,7 +73,7 @@ pub(super) fn https(endpoint: &Endpoint, host: &str) -> Case {
 /// Trusts `identity` beside what the system trusts.
 pub(super) fn trusting(identity: &CertifiedKey<KeyPair>) -> Sender {
     let settings = settings(&["127.0.0.1/32"]);
-    let resolver = Resolver::new(settings.guard.clone(), test_names);
+    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names));
     Sender::build(settings, resolver, vec![identity.cert.der().clone()]).unwrap()
 }
 
