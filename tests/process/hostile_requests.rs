@@ -42,7 +42,7 @@ async fn holding(client: &Client) -> String {
 }
 
 fn head(subscription: &str) -> String {
-    format!("POST /ingest/{subscription} HTTP/1.1\r\nhost: posthorn\r\ncontent-type: application/json\r\n")
+    format!("POST /ingest/{subscription} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n")
 }
 
 /// Clients that declare much and send little cost what they send.
@@ -148,7 +148,7 @@ async fn one_request_is_never_two(backend: Backend) {
             "202",
         ),
         ("bare LF", (head(&id) + close + plain).replace("\r\n", "\n"), "1".to_owned(), "202"),
-        ("no host", head(&id).replace("host: posthorn\r\n", "") + close + plain, "1".to_owned(), "400"),
+        ("no host", head(&id).replace("host: localhost\r\n", "") + close + plain, "1".to_owned(), "400"),
         ("two hosts", head(&id) + "host: other\r\n" + close + plain, "1".to_owned(), "400"),
     ] {
         let end = if head.contains("\r\n") { "\r\n" } else { "\n" };
@@ -220,11 +220,14 @@ async fn control_characters_are_refused_everywhere(backend: Backend) {
         }
         // What no client sends of itself.
         for (place, request) in [
-            ("path", format!("GET /subscriptions/{text} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")),
+            (
+                "path",
+                format!("GET /subscriptions/{text} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"),
+            ),
             (
                 "key",
                 format!(
-                    "GET /cluster HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a{text}b\r\nconnection: close\r\n\r\n"
+                    "GET /cluster HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer a{text}b\r\nconnection: close\r\n\r\n"
                 ),
             ),
             (
@@ -244,7 +247,7 @@ async fn control_characters_are_refused_everywhere(backend: Backend) {
             (
                 "content type",
                 format!(
-                    "POST /ingest/{id} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json{text}\r\nconnection: close\r\ncontent-length: 1\r\n\r\n1"
+                    "POST /ingest/{id} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json{text}\r\nconnection: close\r\ncontent-length: 1\r\n\r\n1"
                 ),
             ),
         ] {
@@ -341,7 +344,7 @@ async fn many_keys_and_tenants_cost_little(backend: Backend) {
 async fn upgrades_and_floods_change_nothing() {
     let posthorn = Posthorn::start(Backend::Sqlite).await;
     let client = posthorn.client();
-    let get = "GET /health HTTP/1.1\r\nhost: a\r\n";
+    let get = "GET /health HTTP/1.1\r\nhost: localhost\r\n";
     let long = format!("{get}x: {}\r\n\r\n", "y".repeat(128 * 1024));
     let many = format!("{get}{}\r\n", "x: y\r\n".repeat(101));
     let settings = "http2-settings: AAMAAABkAAQAoAAAAAIAAAAA\r\n";
@@ -358,7 +361,7 @@ async fn upgrades_and_floods_change_nothing() {
         ("HTTP/2 in clear", format!("{get}connection: upgrade, http2-settings, close\r\nupgrade: h2c\r\n{settings}\r\n").into_bytes(), "200"),
         ("a web socket", format!("{get}connection: upgrade, close\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n").into_bytes(), "200"),
         ("a tunnel", b"CONNECT 127.0.0.1:22 HTTP/1.1\r\nhost: 127.0.0.1:22\r\nconnection: close\r\n\r\n".to_vec(), "404"),
-        ("a mirror", b"TRACE /health HTTP/1.1\r\nhost: a\r\nx: canary\r\nconnection: close\r\n\r\n".to_vec(), "405"),
+        ("a mirror", b"TRACE /health HTTP/1.1\r\nhost: localhost\r\nx: canary\r\nconnection: close\r\n\r\n".to_vec(), "405"),
         ("HTTP/2, reset rapidly", http2, ""),
         ("a head of 128 KiB", long.into_bytes(), "431"),
         ("101 headers", many.into_bytes(), "431"),
@@ -406,7 +409,7 @@ async fn slow_clients_are_let_go() {
     let head = head(&id);
     let (silent, half, body) = tokio::join!(
         drip(address, String::new(), ""),
-        drip(address, "GET /health HTTP/1.1\r\nhost: a\r\nx: ".to_owned(), "y"),
+        drip(address, "GET /health HTTP/1.1\r\nhost: localhost\r\nx: ".to_owned(), "y"),
         drip(address, format!("{head}content-length: 1000\r\n\r\n\""), "x"),
     );
     for (case, (took, answer), seconds, statuses) in
@@ -467,7 +470,8 @@ async fn idle_connections_are_capped_and_let_go() {
     .await;
     // One that was let in before them is answered at once.
     within(Duration::from_secs(2), "an answer", posthorn.client().get("/health")).await.expect(200);
-    let answer = posthorn.client().raw(b"GET /health HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    let answer =
+        posthorn.client().raw(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await;
     assert_eq!(statuses_of(&answer), "200");
     let (waited, grown) = (begun.elapsed(), memory(posthorn.process_id(), "VmRSS:").saturating_sub(before));
     println!("the one after them was answered after {waited:?}; {grown} bytes more in memory");

@@ -203,7 +203,7 @@ async fn slow_heads_are_cut_off() {
     let mut silent = TcpStream::connect(posthorn.address()).await.unwrap();
     let mut slow = TcpStream::connect(posthorn.address()).await.unwrap();
     let opened = Instant::now();
-    slow.write_all(b"GET /health HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    slow.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nx-slow: ").await.unwrap();
     for stream in [&mut silent, &mut slow] {
         let mut rest = Vec::new();
         let end = stream.read_to_end(&mut rest);

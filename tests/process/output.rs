@@ -95,8 +95,18 @@ async fn pages_of_other_sites_change_nothing(backend: Backend) {
     for (name, value) in [
         ("host", "rebound.example.com"),
         ("host", "127.0.0.1.example.com:8000"),
+        ("host", "user:pass@localhost"),
+        ("host", "intranet"),
+        ("host", "192.0.2.7:8000"),
         ("origin", "https://evil.example.com"),
+        ("origin", "http://192.0.2.7"),
+        ("origin", "http://intranet"),
+        ("origin", "http://127.0.0.1:80@evil.example.com/"),
+        ("origin", "file://"),
+        ("origin", "chrome-extension://localhost"),
         ("origin", "null"),
+        ("sec-fetch-site", "cross-site"),
+        ("sec-fetch-site", "same-site"),
     ] {
         for (method, template) in operations() {
             let call = client.call(method.parse().unwrap(), fill(&template, &id));
@@ -107,6 +117,12 @@ async fn pages_of_other_sites_change_nothing(backend: Backend) {
                 "{name} {value}: {method} {template}"
             );
         }
+    }
+    for target in ["http://evil.example.com/keys", "http://127.0.0.1:80@evil.example.com/keys"] {
+        let request = format!("GET {target} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = client.raw(request.as_bytes()).await;
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with("HTTP/1.1 4") && !answer.contains("items"), "{target}: {answer}");
     }
     // What a form may be; the browser says whose it is, but none is believed without a JSON type either.
     for kind in ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"] {
@@ -126,6 +142,7 @@ async fn pages_of_other_sites_change_nothing(backend: Backend) {
     client
         .call(Method::POST, format!("/subscriptions/{id}/pause"))
         .header("origin", own)
+        .header("sec-fetch-site", "same-origin")
         .send()
         .await
         .expect(200);
