@@ -76,12 +76,12 @@ pub enum Access {
 }
 
 impl Access {
-    /// Whether what is `tenant`'s is there for it.
+    /// Whose things it opens.
     #[must_use]
-    pub fn sees(&self, tenant: &Tenant) -> bool {
+    pub const fn scope(&self) -> Scope<'_> {
         match self {
-            Self::Admin => true,
-            Self::Tenant(own) => own == tenant,
+            Self::Admin => Scope::All,
+            Self::Tenant(own) => Scope::Tenant(own),
         }
     }
 
@@ -91,6 +91,39 @@ impl Access {
         match self {
             Self::Admin => None,
             Self::Tenant(own) => Some(own),
+        }
+    }
+}
+
+/// Whose things a caller sees. A type of its own, so that "no tenant" is never read as "all tenants".
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope<'a> {
+    /// Everybody's.
+    All,
+    /// One tenant's.
+    Tenant(&'a Tenant),
+    /// Nobody's.
+    Nothing,
+}
+
+impl<'a> Scope<'a> {
+    /// Whether it includes what is `tenant`'s.
+    #[must_use]
+    pub fn sees(self, tenant: &Tenant) -> bool {
+        match self {
+            Self::All => true,
+            Self::Tenant(own) => own == tenant,
+            Self::Nothing => false,
+        }
+    }
+
+    /// The part of it that is `asked`'s; all of it where no tenant is asked for.
+    #[must_use]
+    pub fn narrowed(self, asked: Option<&'a Tenant>) -> Self {
+        match asked {
+            Some(tenant) if self.sees(tenant) => Self::Tenant(tenant),
+            Some(_) => Self::Nothing,
+            None => self,
         }
     }
 }
@@ -164,12 +197,22 @@ mod tests {
     }
 
     #[test]
-    fn a_tenants_key_sees_its_tenant() {
+    fn scopes_see_what_is_theirs() {
         let tenant = |name: &str| name.parse::<Tenant>().unwrap();
-        let own = Access::Tenant(tenant("acme"));
-        assert!(own.sees(&tenant("acme")) && !own.sees(&tenant("Acme")) && !own.sees(&Tenant::default()));
-        assert!(Access::Admin.sees(&tenant("acme")));
-        assert_eq!((own.tenant(), Access::Admin.tenant()), (Some(&tenant("acme")), None));
+        let (acme, globex) = (tenant("acme"), tenant("globex"));
+        let own = Access::Tenant(acme.clone());
+        assert_eq!((own.scope(), Access::Admin.scope()), (Scope::Tenant(&acme), Scope::All));
+        for (scope, sees_acme, asked_for_acme, asked_for_globex) in [
+            (Scope::All, true, Scope::Tenant(&acme), Scope::Tenant(&globex)),
+            (Scope::Tenant(&acme), true, Scope::Tenant(&acme), Scope::Nothing),
+            (Scope::Nothing, false, Scope::Nothing, Scope::Nothing),
+        ] {
+            assert_eq!(scope.sees(&acme), sees_acme, "{scope:?}");
+            assert!(scope == Scope::All || !scope.sees(&tenant("Acme")), "{scope:?}");
+            assert_eq!(scope.narrowed(None), scope);
+            assert_eq!(scope.narrowed(Some(&acme)), asked_for_acme, "{scope:?}");
+            assert_eq!(scope.narrowed(Some(&globex)), asked_for_globex, "{scope:?}");
+        }
     }
 
     #[test]

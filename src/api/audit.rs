@@ -2,6 +2,7 @@
 
 use poem_openapi::param::Query;
 use poem_openapi::{Object, OpenApi};
+use posthorn_domain::api_key::Scope;
 use posthorn_domain::audit::Entry;
 use posthorn_domain::id::AuditId;
 use serde::Serialize;
@@ -73,11 +74,12 @@ impl Audit {
         let limit = check_limit(limit.0, LIMIT_DEFAULT)?;
         let before = cursor.0.as_deref().map(read_id_cursor).transpose()?.map(AuditId);
         let asked = tenant.0.map(|name| name.0);
-        if asked.as_ref().is_some_and(|tenant| !caller.sees(tenant)) {
-            return Ok(Json(AuditPage { items: Vec::new(), next_cursor: None }));
-        }
-        let tenant = asked.as_ref().or_else(|| caller.tenant());
-        let found = self.control.store().list_audit(tenant, before, limit + 1).await?;
+        let store = self.control.store();
+        let found = match caller.scope().narrowed(asked.as_ref()) {
+            Scope::All => store.list_audit(None, before, limit + 1).await?,
+            Scope::Tenant(own) => store.list_audit(Some(own), before, limit + 1).await?,
+            Scope::Nothing => Vec::new(),
+        };
         let (found, next_cursor) = cut(found, limit, |last| write_id_cursor(last.id.0));
         Ok(Json(AuditPage { items: found.into_iter().map(AuditEntry::from).collect(), next_cursor }))
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use poem::http::{HeaderMap, HeaderName, header};
 use poem::{Endpoint, FromRequest, Request, RequestBody, Result};
-use posthorn_domain::api_key::Access;
+use posthorn_domain::api_key::{Access, Scope};
 use posthorn_domain::audit::Actor;
 use posthorn_domain::header::parse_forwarded_for;
 use posthorn_domain::tenant::Tenant;
@@ -33,20 +33,17 @@ impl Caller {
         request.extensions().get().cloned().unwrap_or(Self::Stranger)
     }
 
-    /// Whether what is `tenant`'s is there for it.
-    pub(super) fn sees(&self, tenant: &Tenant) -> bool {
+    /// Whose things it sees.
+    pub(super) const fn scope(&self) -> Scope<'_> {
         match self {
-            Self::Known(access, _) => access.sees(tenant),
-            Self::Stranger => false,
+            Self::Known(access, _) => access.scope(),
+            Self::Stranger => Scope::Nothing,
         }
     }
 
-    /// The one tenant whose things it sees; none where it sees everything.
-    pub(super) const fn tenant(&self) -> Option<&Tenant> {
-        match self {
-            Self::Known(access, _) => access.tenant(),
-            Self::Stranger => None,
-        }
+    /// Whether what is `tenant`'s is there for it.
+    pub(super) fn sees(&self, tenant: &Tenant) -> bool {
+        self.scope().sees(tenant)
     }
 
     pub(super) fn is_admin(&self) -> bool {
@@ -213,5 +210,6 @@ mod tests {
             assert_eq!(caller.check_admin().is_ok(), admin, "{caller:?}");
         }
         assert!(!Caller::Stranger.sees(&Tenant::default()));
+        assert_eq!(Caller::Stranger.scope(), Scope::Nothing, "no tenant is not all tenants");
     }
 }

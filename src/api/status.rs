@@ -2,6 +2,7 @@
 
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Enum, Object, OpenApi};
+use posthorn_domain::api_key::Scope;
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use serde::Serialize;
@@ -168,7 +169,12 @@ impl Status {
     /// To a tenant's key: what is that tenant's; where that takes long to count, as counted some ten times as long ago.
     #[oai(path = "/status/stats", method = "get", operation_id = "getSystemStats", tag = "Tag::Status")]
     async fn stats(&self, caller: Caller) -> Result<Json<SystemStats>, Problem> {
-        Ok(Json(self.control.stats(caller.tenant()).await?.into()))
+        let stats = match caller.scope() {
+            Scope::All => self.control.stats(None).await?,
+            Scope::Tenant(own) => self.control.stats(Some(own)).await?,
+            Scope::Nothing => return Err(Problem::api_key_required()),
+        };
+        Ok(Json(stats.into()))
     }
 
     /// List what happened lately, the newest first
@@ -183,9 +189,10 @@ impl Status {
     ) -> Result<Json<Vec<ActivityItem>>, Problem> {
         let limit = check_limit(limit.0, ACTIVITY_LIMIT_DEFAULT)?;
         let store = self.control.store();
-        let items = match caller.tenant() {
-            None => store.activity(limit).await?,
-            Some(tenant) => store.activity_of_tenant(tenant, limit).await?,
+        let items = match caller.scope() {
+            Scope::All => store.activity(limit).await?,
+            Scope::Tenant(own) => store.activity_of_tenant(own, limit).await?,
+            Scope::Nothing => return Err(Problem::api_key_required()),
         };
         Ok(Json(items.into_iter().map(ActivityItem::from).collect()))
     }

@@ -11,6 +11,7 @@ use poem::Request;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, OpenApi};
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::api_key::Scope;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
@@ -71,7 +72,12 @@ impl Subscriptions {
         request: &Request,
         body: Json<SubscriptionCreate>,
     ) -> Result<CreateAnswer, Problem> {
-        let (tenant, config) = check::creation(body.0, caller.tenant(), &self.rules(request))?;
+        let own = match caller.scope() {
+            Scope::All => None,
+            Scope::Tenant(own) => Some(own),
+            Scope::Nothing => return Err(Problem::api_key_required()),
+        };
+        let (tenant, config) = check::creation(body.0, own, &self.rules(request))?;
         if !caller.sees(&tenant) {
             return Err(Problem::forbidden());
         }
@@ -100,12 +106,15 @@ impl Subscriptions {
     ) -> Result<Json<PaginatedSubscriptions>, Problem> {
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.as_deref().map(parse_tenant).transpose()?;
-        let found = if tenant.as_ref().is_none_or(|tenant| caller.sees(tenant)) {
-            let tenant = tenant.or_else(|| caller.tenant().cloned());
-            let filter = SubscriptionFilter { tenant, status: status.0.map(|word| word.0) };
-            self.control.store().list_subscriptions(&filter, page, limit).await?
-        } else {
-            SubscriptionPage::default()
+        let status = status.0.map(|word| word.0);
+        let list = async |tenant| {
+            let filter = SubscriptionFilter { tenant, status };
+            self.control.store().list_subscriptions(&filter, page, limit).await
+        };
+        let found = match caller.scope().narrowed(tenant.as_ref()) {
+            Scope::All => list(None).await?,
+            Scope::Tenant(own) => list(Some(own.clone())).await?,
+            Scope::Nothing => SubscriptionPage::default(),
         };
         Ok(Json(PaginatedSubscriptions {
             items: found.items.into_iter().map(|view| self.seen(view)).collect(),
