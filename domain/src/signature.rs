@@ -50,6 +50,12 @@ impl SecretKey {
         }
     }
 
+    /// One that nobody knows, from fresh random bytes.
+    #[must_use]
+    pub fn from_random(bytes: [u8; SHA256_BYTES]) -> Self {
+        Self(BASE64.encode(bytes).into())
+    }
+
     /// The secret itself, to be stored.
     #[must_use]
     pub fn expose(&self) -> &str {

@@ -14,6 +14,7 @@ use posthorn_domain::audit::Actor;
 use posthorn_domain::header::parse_forwarded_for;
 use posthorn_domain::tenant::Tenant;
 
+use super::event_signature;
 use super::host;
 use super::keyring::Keyring;
 use super::problem::Problem;
@@ -116,8 +117,12 @@ pub(super) async fn guard<E: Endpoint>(
         }
         _ => Caller::Stranger,
     };
-    if caller == Caller::Stranger && door == Door::Keyed {
-        return Err(Problem::api_key_required().into());
+    match door {
+        Door::Keyed if caller == Caller::Stranger => return Err(Problem::api_key_required().into()),
+        Door::Signed if caller == Caller::Stranger && !event_signature::is_there(request.headers()) => {
+            return Err(Problem::event_not_proved().into());
+        }
+        Door::Free | Door::Signed | Door::Keyed => {}
     }
     request.extensions_mut().insert(caller);
     next.call(request).await

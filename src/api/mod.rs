@@ -23,6 +23,8 @@ mod cluster;
 mod deliveries;
 pub mod document;
 mod documents;
+mod event_signature;
+mod header;
 mod host;
 mod ingest;
 mod keyring;
@@ -49,6 +51,7 @@ use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, Rou
 use poem_openapi::{OpenApiService, Tags};
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::api_key::KeyDigest;
+use posthorn_domain::signature::SecretKey;
 
 use crate::clock::Clock;
 use crate::dispatch::Control;
@@ -114,9 +117,10 @@ enum Tag {
 pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
     let Settings { admin_key, may_be_open, has_keys, behind_proxy, clock, .. } = settings;
     let keyring = Keyring::new(control.store().clone(), clock, admin_key, may_be_open, has_keys);
+    let decoy = SecretKey::from_random(rand::random());
     let api = (
         Subscriptions { control: control.clone(), guard: settings.guard, listen: settings.listen },
-        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max },
+        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max, decoy },
         Deliveries { control: control.clone() },
         Tenants { control: control.clone() },
         Keys { control: control.clone(), keyring: keyring.clone(), clock },
@@ -264,7 +268,12 @@ mod tests {
                 answer.assert_header("www-authenticate", "Bearer");
             }
         }
-        client.post("/ingest/7").send().await.assert_text("Stranger").await;
+        // An event may be signed instead, and ingest decides of that.
+        let refused = client.post("/ingest/7").send().await;
+        refused.assert_status(401.try_into().unwrap());
+        for name in ["x-webhook-signature-256", "x-hub-signature-256"] {
+            client.post("/ingest/7").header(name, "").send().await.assert_text("Stranger").await;
+        }
     }
 
     #[tokio::test]

@@ -62,6 +62,7 @@ mod scale;
 mod secrets;
 mod shared_cache;
 mod status;
+mod strangers;
 mod subscription_refusals;
 mod subscriptions;
 mod targets;
