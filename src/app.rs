@@ -21,7 +21,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config, Profile};
 use crate::dispatch::{self, Dispatch};
 use crate::sender::{self, Sender};
-use crate::store::{self, InstanceLock, Sealed, Store};
+use crate::store::{self, InstanceLock, LastAdminKey, Sealed, Store};
 
 /// How long clients may take for what they had begun when the server stops.
 const CLIENTS_PATIENCE: Duration = Duration::from_secs(5);
@@ -119,8 +119,8 @@ impl App {
             guard,
             listen: address,
             admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
-            may_be_open: address.ip().is_loopback(),
-            has_keys,
+            is_open: config.may_be_open() && !has_keys,
+            last_admin_key: last_admin_key(config),
             behind_proxy: config.behind_proxy,
             clock,
         };
@@ -183,6 +183,14 @@ pub fn store_settings(config: &Config) -> store::Settings {
         direct_url: config.database_listen_url.as_ref().map(|url| url.0.clone()),
         encryption_key: config.encryption_key.clone(),
         previous_encryption_key: config.previous_encryption_key.clone(),
+    }
+}
+
+/// Whether the last key in the database that opens everything may be revoked. `POSTHORN_ADMIN_KEY` counts as one.
+pub fn last_admin_key(config: &Config) -> LastAdminKey {
+    match config.profile {
+        Profile::Production if config.admin_key.is_none() => LastAdminKey::Stays,
+        Profile::Production | Profile::Development => LastAdminKey::MayGo,
     }
 }
 

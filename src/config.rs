@@ -248,16 +248,34 @@ impl Config {
         Ok(self)
     }
 
-    /// What the configuration and the API keys in the database together must be.
+    /// Whether who reaches the server may do everything as long as there has never been a key: on a laptop, where
+    /// nobody else reaches it.
+    #[must_use]
+    pub fn may_be_open(&self) -> bool {
+        self.profile == Profile::Development && self.listen.ip().is_loopback() && !self.behind_proxy
+    }
+
+    /// What the configuration and the API keys in the database together must be. One that has expired counts: else a
+    /// server would not come back from a crash because a key ended meanwhile. It opens nothing for that.
     pub fn check_keys(&self, any: bool, admin: bool) -> Result<(), Error> {
-        if self.admin_key.is_none() && !any && !self.listen.ip().is_loopback() {
+        if self.admin_key.is_some() {
+            return Ok(());
+        }
+        if !any && !self.listen.ip().is_loopback() {
             return Err(Error(format!(
                 "POSTHORN_LISTEN: expected a loopback address while POSTHORN_ADMIN_KEY is not set and there is \
                  no API key, got {}",
                 self.listen
             )));
         }
-        if self.admin_key.is_none() && !admin && self.profile == Profile::Production {
+        if !any && self.behind_proxy {
+            return Err(Error(
+                "POSTHORN_BEHIND_PROXY: expected false while POSTHORN_ADMIN_KEY is not set and there is no API key: \
+                 a proxy lets others in"
+                    .to_owned(),
+            ));
+        }
+        if !admin && self.profile == Profile::Production {
             return Err(Error(
                 "POSTHORN_ADMIN_KEY: expected a key in the production profile, or one made by posthorn keys create"
                     .to_owned(),

@@ -1,8 +1,9 @@
 //! Who calls.
 //!
-//! Where there is an API key, every route but the public ones needs one. Ingest decides for
-//! itself ([`super::ingest`]): a right signature is as good as a key. As long as there is no key
-//! everyone may do everything; the server then listens on loopback only.
+//! Every route but the public ones needs an API key. Ingest takes a right signature as well, and decides of it by
+//! itself ([`super::ingest`]); who has neither is refused here, with nothing read. On a laptop everyone may do
+//! everything until there is a first key; the server then listens on loopback only, and answers to nothing that
+//! names another place ([`super::host`]).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -106,9 +107,13 @@ pub(super) async fn guard<E: Endpoint>(
     behind_proxy: bool,
     mut request: Request,
 ) -> Result<E::Output> {
-    let open = keyring.is_open();
-    host::check(&request, open)?;
     let door = Door::of(request.uri().path());
+    let open = match door {
+        // Nothing is opened here, so nothing is looked up either.
+        Door::Free => keyring.was_open(),
+        Door::Signed | Door::Keyed => keyring.is_open().await?,
+    };
+    host::check(&request, open)?;
     let caller = match bearer(request.headers()) {
         _ if open => Caller::Known(Access::Admin, Actor::Anyone),
         Some(key) if door != Door::Free => {

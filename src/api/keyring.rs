@@ -2,13 +2,14 @@
 //!
 //! A key is looked up by its digest and kept at hand for a few seconds, so that one that is revoked at another
 //! node, or in the database, opens nothing soon after, whatever is lost on the way. That is why keys are not
-//! shared through Redis either. Whoever sends many keys that nobody knows is kept waiting, by address.
+//! shared through Redis either.
+//!
+//! Who sends many keys that nobody knows is kept waiting, by address.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
@@ -20,6 +21,7 @@ use posthorn_domain::id::KeyId;
 use posthorn_domain::time::Timestamp;
 use subtle::ConstantTimeEq as _;
 
+use super::openness::Openness;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::store::Store;
@@ -47,8 +49,8 @@ struct Inner {
     clock: Clock,
     /// From the configuration; opens everything, with or without the store.
     admin: Option<KeyDigest>,
-    /// Whether nobody needs a key now.
-    open: Option<Open>,
+    /// Where nobody may need a key.
+    openness: Option<Openness>,
     known: Cache<KeyDigest, Arc<KeyRecord>>,
     /// Keys that nobody knows. A client that sends a wrong one over and over is set up wrongly and guesses nothing.
     unknown: Cache<KeyDigest, ()>,
@@ -56,29 +58,13 @@ struct Inner {
     guessers: Cache<IpAddr, ()>,
 }
 
-/// A server that is open as long as there is no key.
-struct Open {
-    /// Whether there is none, as far as is known.
-    now: AtomicBool,
-    /// When that was asked last.
-    asked_at: Mutex<Instant>,
-}
-
 impl Keyring {
-    /// The keys in the store, and `admin`. Where that is none and `may_be_open`, nobody needs a key as long as
-    /// there is none; `has_keys` is whether there is one now.
-    pub(super) fn new(
-        store: Store,
-        clock: Clock,
-        admin: Option<KeyDigest>,
-        may_be_open: bool,
-        has_keys: bool,
-    ) -> Self {
-        let open = Open { now: AtomicBool::new(!has_keys), asked_at: Mutex::new(Instant::now()) };
+    /// The keys in the store, and `admin`. Where that is none and `is_open`, nobody needs a key until there is one.
+    pub(super) fn new(store: Store, clock: Clock, admin: Option<KeyDigest>, is_open: bool) -> Self {
         Self(Arc::new(Inner {
             store,
             clock,
-            open: Some(open).filter(|_| may_be_open && admin.is_none()),
+            openness: (is_open && admin.is_none()).then(Openness::new),
             admin,
             known: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
             unknown: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
@@ -87,21 +73,17 @@ impl Keyring {
         }))
     }
 
-    /// Whether nobody needs a key: there is none, and the server may be open then. Does not wait for the store,
-    /// so that a key that was made at another place counts some seconds later.
-    pub(super) fn is_open(&self) -> bool {
-        let Some(open) = &self.0.open else { return false };
-        let mut asked_at = open.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if asked_at.elapsed() > KEPT {
-            *asked_at = Instant::now();
-            let inner = Arc::clone(&self.0);
-            tokio::spawn(async move {
-                if let (Some(open), Ok(some)) = (&inner.open, inner.store.has_keys(false).await) {
-                    open.now.store(!some, Ordering::Release);
-                }
-            });
+    /// Whether nobody needs a key: the server may be open, and there has never been one.
+    pub(super) async fn is_open(&self) -> Result<bool, Problem> {
+        match &self.0.openness {
+            Some(openness) => Ok(openness.is_open(&self.0.store).await?),
+            None => Ok(false),
         }
-        open.now.load(Ordering::Acquire)
+    }
+
+    /// As [`is_open`](Self::is_open), as far as is known without looking.
+    pub(super) fn was_open(&self) -> bool {
+        self.0.openness.as_ref().is_some_and(Openness::was_open)
     }
 
     /// How far `key`, sent from `address`, opens the API, and who has it; not at all where nobody knows it.
@@ -141,8 +123,8 @@ impl Keyring {
     /// A key was made, here.
     pub(super) async fn added(&self, digest: KeyDigest) {
         self.0.unknown.invalidate(&digest).await;
-        if let Some(open) = &self.0.open {
-            open.now.store(false, Ordering::Release);
+        if let Some(openness) = &self.0.openness {
+            openness.close();
         }
     }
 

@@ -19,6 +19,7 @@ use super::problem::{Faults, Kind, Problem};
 use super::words::{TenantName, Time};
 use crate::clock::Clock;
 use crate::dispatch::Control;
+use crate::store::{LastAdminKey, Revocation};
 
 /// Keys on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 10;
@@ -27,6 +28,7 @@ pub(super) struct Keys {
     pub(super) control: Control,
     pub(super) keyring: Keyring,
     pub(super) clock: Clock,
+    pub(super) last_admin_key: LastAdminKey,
 }
 
 /// A new API key.
@@ -109,7 +111,7 @@ enum RevokeAnswer {
 impl Keys {
     /// Make an API key
     ///
-    /// The answer alone shows the key. Once there is a key, nobody does without one.
+    /// The answer alone shows the key. Once there is a key, nobody does without one, also after it is revoked.
     #[oai(path = "/keys", method = "post", operation_id = "createApiKey")]
     async fn create(&self, caller: Caller, body: Json<ApiKeyCreate>) -> Result<CreateAnswer, Problem> {
         caller.check_admin()?;
@@ -144,7 +146,8 @@ impl Keys {
 
     /// Revoke an API key
     ///
-    /// It opens nothing more here at once, and at other nodes within 5 seconds.
+    /// It opens nothing more here at once, and at other nodes within 5 seconds. In the `production` profile the last
+    /// admin's key in force can't be revoked.
     #[oai(path = "/keys/:id", method = "delete", operation_id = "revokeApiKey")]
     async fn revoke(
         &self,
@@ -154,11 +157,17 @@ impl Keys {
     ) -> Result<RevokeAnswer, Problem> {
         caller.check_admin()?;
         let stamp = Stamp { by: caller.actor(), at: self.clock.now() };
-        let digest = self.control.store().revoke_key(KeyId(id.0), stamp).await?;
-        let digest =
-            digest.ok_or_else(|| Problem::new(Kind::NotFound, "there is no API key with this id"))?;
-        self.keyring.revoked(digest).await;
-        Ok(RevokeAnswer::Revoked)
+        match self.control.store().revoke_key(KeyId(id.0), stamp, self.last_admin_key).await? {
+            Revocation::Done(digest) => {
+                self.keyring.revoked(digest).await;
+                Ok(RevokeAnswer::Revoked)
+            }
+            Revocation::NotFound => Err(Problem::new(Kind::NotFound, "there is no API key with this id")),
+            Revocation::LastAdminKey => Err(Problem::new(
+                Kind::LastAdminKey,
+                "no other admin's key is in force; make one first, or set POSTHORN_ADMIN_KEY",
+            )),
+        }
     }
 }
 

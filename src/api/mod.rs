@@ -1,8 +1,9 @@
 //! HTTP: the contract of `api.md`, one file per resource.
 //!
 //! A request goes through [`server`] (connections, limits of heads and time), then the shell built
-//! here: errors become problems ([`problem`]), panics too, the host is checked where there
-//! are no keys, [`auth`] tells who calls by the [`keyring`], and a slash at the end of a path makes no difference. Then
+//! here: errors become problems ([`problem`]), panics too, the host is checked where nobody needs a key
+//! ([`openness`], [`host`]), [`auth`] tells who calls by the [`keyring`], and a slash at the end of a path makes no
+//! difference. Then
 //! it meets its handler: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`], [`keys`], [`status`],
 //! [`documents`], [`webhook_keys`]. What is another tenant's is not there ([`scope`]).
 //!
@@ -29,6 +30,7 @@ mod host;
 mod ingest;
 mod keyring;
 mod keys;
+mod openness;
 mod paging;
 mod problem;
 mod rate_limit;
@@ -55,6 +57,7 @@ use posthorn_domain::signature::SecretKey;
 
 use crate::clock::Clock;
 use crate::dispatch::Control;
+use crate::store::LastAdminKey;
 use audit::Audit;
 use cluster::Cluster;
 use deliveries::Deliveries;
@@ -79,10 +82,11 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// Sees and does everything, beside the keys in the store.
     pub admin_key: Option<KeyDigest>,
-    /// Whether whoever reaches the server sees and does everything as long as there is no key.
-    pub may_be_open: bool,
-    /// Whether there is one in the store.
-    pub has_keys: bool,
+    /// Whether who reaches the server sees and does everything until there is a key: it may be so, and the store has
+    /// none.
+    pub is_open: bool,
+    /// Whether the last key that opens everything may be revoked.
+    pub last_admin_key: LastAdminKey,
     /// Whether what calls is a proxy, which says who calls it in `X-Forwarded-For`.
     pub behind_proxy: bool,
     /// Tells the time.
@@ -115,15 +119,15 @@ enum Tag {
 
 /// Every route of the API, with all that stands before it.
 pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
-    let Settings { admin_key, may_be_open, has_keys, behind_proxy, clock, .. } = settings;
-    let keyring = Keyring::new(control.store().clone(), clock, admin_key, may_be_open, has_keys);
+    let Settings { admin_key, is_open, last_admin_key, behind_proxy, clock, .. } = settings;
+    let keyring = Keyring::new(control.store().clone(), clock, admin_key, is_open);
     let decoy = SecretKey::from_random(rand::random());
     let api = (
         Subscriptions { control: control.clone(), guard: settings.guard, listen: settings.listen },
         Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max, decoy },
         Deliveries { control: control.clone() },
         Tenants { control: control.clone() },
-        Keys { control: control.clone(), keyring: keyring.clone(), clock },
+        Keys { control: control.clone(), keyring: keyring.clone(), clock, last_admin_key },
         Audit { control: control.clone() },
         Cluster { control: control.clone() },
         WebhookKeys { control: control.clone(), clock },
@@ -202,7 +206,7 @@ mod tests {
         let mut methods = Methods::default();
         methods.add("/who", vec![Method::GET]);
         let admin_key = admin_key.map(|key| KeyDigest::of(key.as_bytes()));
-        let keyring = Keyring::new(store, Clock::system(), admin_key, true, false);
+        let keyring = Keyring::new(store, Clock::system(), admin_key, true);
         TestClient::new(shell(routes, keyring, false, methods)).default_header("host", "127.0.0.1:8000")
     }
 

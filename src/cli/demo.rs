@@ -64,6 +64,7 @@ async fn serve(folder: &Folder) -> Result<App, String> {
     config.profile = Profile::Development;
     config.database_url = Address(format!("sqlite://{}", folder.0.join("posthorn.db").display()));
     config.admin_key = None;
+    config.behind_proxy = false;
     config.allowed_private_networks = vec![std::net::IpAddr::from([127, 0, 0, 1]).into()];
     config.retry_delay = RETRY_DELAY;
     config.listen = SocketAddr::from(([127, 0, 0, 1], config.listen.port()));

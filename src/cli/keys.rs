@@ -15,7 +15,7 @@ use super::print;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{self, Store};
+use crate::store::{self, LastAdminKey, Revocation, Store};
 
 /// What to do with the keys of `DATABASE_URL`.
 #[derive(Debug, Args)]
@@ -40,7 +40,8 @@ enum Act {
     },
     /// List the keys, the newest first.
     List,
-    /// End a key; running nodes refuse it within 5 seconds.
+    /// End a key; running nodes refuse it within 5 seconds. With `POSTHORN_PROFILE=production` the last admin's key in
+    /// force stays, unless `POSTHORN_ADMIN_KEY` is set.
     Revoke {
         /// As the list shows it.
         id: KeyId,
@@ -50,7 +51,7 @@ enum Act {
 /// Runs the command; the error is one line.
 pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
     let store = open(config).await.map_err(|error| error.to_string())?;
-    let done = act(arguments.act, &store).await;
+    let done = act(arguments.act, &store, app::last_admin_key(config)).await;
     store.close().await;
     done
 }
@@ -65,7 +66,7 @@ async fn open(config: &Config) -> Result<Store, store::Error> {
     Ok(store)
 }
 
-async fn act(act: Act, store: &Store) -> Result<(), String> {
+async fn act(act: Act, store: &Store, last: LastAdminKey) -> Result<(), String> {
     let now = Clock::system().now();
     match act {
         Act::Create { name, tenant, expires_in_hours } => {
@@ -86,12 +87,16 @@ async fn act(act: Act, store: &Store) -> Result<(), String> {
         }
         Act::List => list(store).await,
         Act::Revoke { id } => match store
-            .revoke_key(id, Stamp { by: Actor::Command, at: now })
+            .revoke_key(id, Stamp { by: Actor::Command, at: now }, last)
             .await
             .map_err(|error| error.to_string())?
         {
-            Some(_) => Ok(()),
-            None => Err(format!("{id}: there is no API key with this id")),
+            Revocation::Done(_) => Ok(()),
+            Revocation::NotFound => Err(format!("{id}: there is no API key with this id")),
+            Revocation::LastAdminKey => Err(format!(
+                "{id}: no other admin's key is in force, and the production profile needs one: make it first with \
+                 posthorn keys create, or set POSTHORN_ADMIN_KEY"
+            )),
         },
     }
 }

@@ -1,6 +1,7 @@
 //! API keys: made, found by what is kept of them, listed and revoked.
 //!
-//! What is revoked is gone: its id is found in no list, and its key in no look-up.
+//! What is revoked is gone: its id is found in no list, and its key in no look-up. Where a key must be left that
+//! opens everything, the last one is not revoked ([`LastAdminKey`]).
 
 use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
 use posthorn_domain::audit::{Action, Actor, Stamp, Subject};
@@ -8,8 +9,9 @@ use posthorn_domain::id::KeyId;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend,
+    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _,
 };
 
 use super::entity::api_keys::{Column, Entity, Model};
@@ -23,6 +25,29 @@ pub struct KeyPage {
     /// On all pages together.
     pub total: u64,
 }
+
+/// Whether the last key that opens everything may be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastAdminKey {
+    /// It may: there is another one elsewhere, or none is needed.
+    MayGo,
+    /// It may not.
+    Stays,
+}
+
+/// What came of revoking a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// It is gone; this was kept of it.
+    Done(KeyDigest),
+    /// There is no such key.
+    NotFound,
+    /// It stays, since no other key that opens everything is in force.
+    LastAdminKey,
+}
+
+/// PostgreSQL's name of the lock that revocations take where a key must be left: "posthkey" in ASCII.
+const REVOCATION_LOCK: i64 = 0x706f_7374_686b_6579;
 
 impl Store {
     /// Keeps a new key.
@@ -78,18 +103,30 @@ impl Store {
         Ok(KeyPage { items: rows.into_iter().map(to_record).collect::<Result<_, _>>()?, total })
     }
 
-    /// Ends a key; what it was, where it was there.
-    pub async fn revoke_key(&self, id: KeyId, stamp: Stamp) -> Result<Option<KeyDigest>, Error> {
+    /// Ends a key. Where the last one that opens everything stays, another one must be left that is in force at
+    /// the stamp's time; of two that are revoked at once, one is.
+    pub async fn revoke_key(&self, id: KeyId, stamp: Stamp, last: LastAdminKey) -> Result<Revocation, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
+                if last == LastAdminKey::Stays {
+                    queue_up(tx).await?;
+                }
                 let Some(row) = tx::locking(tx, Entity::find_by_id(id.0)).one(tx).await? else {
-                    return Ok(None);
+                    return Ok(Revocation::NotFound);
                 };
                 let digest = to_digest(&row)?;
-                let tenant = to_record(row)?.access.tenant().cloned();
+                let access = to_record(row)?.access;
+                let opens_everything = access == Access::Admin;
+                if last == LastAdminKey::Stays
+                    && opens_everything
+                    && !is_another_left(tx, id, stamp.at).await?
+                {
+                    return Ok(Revocation::LastAdminKey);
+                }
                 Entity::delete_by_id(id.0).exec(tx).await?;
-                audit::note(tx, stamp, Action::KeyRevoked, &Subject::Key(id, tenant), &[]).await?;
-                Ok(Some(digest))
+                let subject = Subject::Key(id, access.tenant().cloned());
+                audit::note(tx, stamp, Action::KeyRevoked, &subject, &[]).await?;
+                Ok(Revocation::Done(digest))
             })
         })
         .await
@@ -107,6 +144,22 @@ impl Store {
         })
         .await
     }
+}
+
+/// One after the other, so that two do not each count on the key that the other revokes. SQLite's transactions
+/// exclude each other anyway. The lock ends with the transaction, so that a pooler between leaves it alone.
+async fn queue_up(tx: &DatabaseTransaction) -> Result<(), Error> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        tx::execute(tx, "SELECT pg_advisory_xact_lock($1)", [REVOCATION_LOCK.into()]).await?;
+    }
+    Ok(())
+}
+
+/// Whether a key beside this one opens everything at `now`.
+async fn is_another_left(tx: &DatabaseTransaction, id: KeyId, now: Timestamp) -> Result<bool, Error> {
+    let in_force = Column::ExpiresAtMs.is_null().or(Column::ExpiresAtMs.gt(now.as_millis()));
+    let others = Entity::find().filter(Column::Tenant.is_null()).filter(Column::Id.ne(id.0)).filter(in_force);
+    Ok(others.limit(1).one(tx).await?.is_some())
 }
 
 fn to_digest(row: &Model) -> Result<KeyDigest, Error> {

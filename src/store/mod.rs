@@ -47,7 +47,7 @@ use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_util::sync::CancellationToken;
 
-pub use api_keys::KeyPage;
+pub use api_keys::{KeyPage, LastAdminKey, Revocation};
 pub use attempts::Activity;
 pub use connect::Settings;
 pub use deliveries::{Change, DeliveryFilter, Payload, Replayed};

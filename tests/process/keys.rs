@@ -19,12 +19,17 @@ on_both_databases!(
     events_are_handed_in_by_the_right_tenant,
     keys_end,
     guesses_are_kept_waiting,
-    the_first_key_closes_the_door,
+    the_first_key_closes_the_door_for_good,
+    a_key_made_elsewhere_closes_the_door,
+    the_last_admin_key_of_production_stays,
     keys_are_made_without_the_service,
     nobody_reads_a_key_in_the_database,
 );
 
 const ADMIN: (&str, &str) = (ADMIN_KEY, "an-admin-key-of-some-length-0123456789");
+/// For the command and for a server on loopback.
+const PRODUCTION: [(&str, &str); 2] =
+    [("POSTHORN_PROFILE", "production"), (ENCRYPTION_KEY, "SSrcNMXR3Nljf/YQXgQnV3SIWXhN93O1/v6FfILmk14=")];
 /// Nothing listens there.
 const TARGET: &str = "http://127.0.0.1:9/hook";
 const RANDOM: &str = "019a2f6e-6d3c-7b1e-9c54-2f1d7a80c6b1";
@@ -346,27 +351,108 @@ async fn guesses_are_kept_waiting(backend: Backend) {
     .await;
 }
 
-async fn the_first_key_closes_the_door(backend: Backend) {
+async fn the_first_key_closes_the_door_for_good(backend: Backend) {
+    let mut posthorn = Posthorn::start(backend).await;
+    let open = posthorn.client().clone();
+    open.get("/keys").await.expect(200);
+    let soon = chrono::Utc::now() + Duration::from_secs(1);
+    let first = json!({"name": "the first", "expires_at": soon.to_rfc3339()});
+    let made = open.post_json("/keys", first).await.expect(201).json;
+    open.get("/keys").await.expect(401);
+    open.get("/health").await.expect(200);
+    let brief = open.with_key(made["key"].as_str());
+    let last = brief.post_json("/keys", json!({})).await.expect(201).json;
+    let admin = open.with_key(last["key"].as_str());
+    eventually("the first key ends", async || is(401, &brief.get("/keys").await)).await;
+    open.get("/keys").await.expect(401);
+    for made in [made, last] {
+        admin.delete(format!("/keys/{}", made["id"].as_str().unwrap())).await.expect(204);
+    }
+    assert_eq!(posthorn.database.number("SELECT count(*) FROM api_keys").await, 0);
+    // Longer than anything about keys is known without being looked up.
+    let revoked_at = Instant::now();
+    while revoked_at.elapsed() < Duration::from_millis(4_500) {
+        for stranger in [&open, &admin] {
+            stranger.get("/keys").await.expect(401);
+            stranger.post_json("/keys", json!({})).await.expect(401);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    posthorn.restart_with(&[]).await;
+    posthorn.client().get("/keys").await.expect(200);
+}
+
+/// By a command beside the service, which tells it nothing.
+async fn a_key_made_elsewhere_closes_the_door(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let open = posthorn.client();
     open.get("/keys").await.expect(200);
-    let made = open.post_json("/keys", json!({"name": "the first"})).await.expect(201).json;
+    let key = run(&posthorn.database, &["keys", "create"], &[]).await.succeeded().stdout;
+    // So long it may not know yet. Nobody asks meanwhile, and the very first request afterwards is refused.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     open.get("/keys").await.expect(401);
-    open.get("/health").await.expect(200);
-    let admin = open.with_key(made["key"].as_str());
-    let id = made["id"].as_str().unwrap();
-    admin.delete(format!("/keys/{id}")).await.expect(204);
-    admin.get("/keys").await.expect_any(&[200, 401]);
-    eventually("without a key it is open again", async || is(200, &open.get("/keys").await)).await;
+    let listed = open.with_key(Some(&key)).get("/keys").await.expect(200).json;
+    let id = listed["items"][0]["id"].as_str().unwrap();
+    run(&posthorn.database, &["keys", "revoke", id], &[]).await.succeeded();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    open.get("/keys").await.expect(401);
+}
+
+async fn the_last_admin_key_of_production_stays(backend: Backend) {
+    let database = std::sync::Arc::new(Database::create(backend).await);
+    let create = async |arguments: &[&str]| {
+        let arguments = [&["keys", "create"][..], arguments].concat();
+        run(&database, &arguments, &PRODUCTION).await.succeeded().stdout
+    };
+    let first = create(&[]).await;
+    let posthorn = Posthorn::start_on(database.clone(), &PRODUCTION).await;
+    let admin = posthorn.client().with_key(Some(&first));
+    let id_of = async |n: usize| {
+        let listed = admin.get("/keys?limit=100").await.expect(200).json;
+        listed["items"][n]["id"].as_str().unwrap().to_owned()
+    };
+    let id = id_of(0).await;
+    // Neither a tenant's key counts nor one that has ended.
+    key_of(&admin, "acme").await;
+    let soon = chrono::Utc::now() + Duration::from_secs(1);
+    let brief = admin.post_json("/keys", json!({"expires_at": soon.to_rfc3339()})).await.expect(201).json;
+    let brief_key = admin.with_key(brief["key"].as_str());
+    eventually("the brief key ends", async || is(401, &brief_key.get("/keys").await)).await;
+    let refused = admin.delete(format!("/keys/{id}")).await.expect(409);
+    assert_eq!(refused.json["type"], "/problems/last-admin-key");
+    run(&database, &["keys", "revoke", &id], &PRODUCTION).await.refused("posthorn keys create");
+    admin.delete(format!("/keys/{}", brief["id"].as_str().unwrap())).await.expect(204);
+    admin.delete(format!("/keys/{}", id_of(0).await)).await.expect(204);
+    admin.get("/keys").await.expect(200);
+
+    // Of two that are revoked at once one is left, whoever asks.
+    for _ in 0..5 {
+        let second = create(&[]).await;
+        let (ours, theirs) = (id_of(1).await, id_of(0).await);
+        let other = admin.with_key(Some(&second));
+        let arguments = ["keys", "revoke", &theirs];
+        let by_command = run(&database, &arguments, &PRODUCTION);
+        let (by_api, by_command) = tokio::join!(other.delete(format!("/keys/{ours}")), by_command);
+        let left = "SELECT count(*) FROM api_keys WHERE tenant IS NULL";
+        assert_eq!(database.number(left).await, 1, "{} {by_command:?}", by_api.status);
+        if by_api.status == 204 {
+            // Ours is gone: the other one is the last now.
+            other.delete(format!("/keys/{theirs}")).await.expect(409);
+            let again = create(&[]).await;
+            let again = other.with_key(Some(&again));
+            again.delete(format!("/keys/{theirs}")).await.expect(204);
+            return;
+        }
+    }
+    // With a key in the settings there is always one.
+    let with_key = [&PRODUCTION[..], &[ADMIN]].concat();
+    run(&database, &["keys", "revoke", &id], &with_key).await.succeeded();
+    admin.get("/health").await.expect(200);
 }
 
 async fn keys_are_made_without_the_service(backend: Backend) {
     let database = std::sync::Arc::new(Database::create(backend).await);
-    let production = [
-        ("POSTHORN_PROFILE", "production"),
-        ("POSTHORN_BEHIND_PROXY", "true"),
-        (ENCRYPTION_KEY, "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="),
-    ];
+    let production = [PRODUCTION[0], ("POSTHORN_BEHIND_PROXY", "true"), PRODUCTION[1]];
     // A tenant's key alone governs nothing.
     let tenant = run(&database, &["keys", "create", "--tenant", "acme", "--name", "shop"], &production).await;
     let tenant = tenant.succeeded().stdout;

@@ -47,7 +47,7 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "getSystemStats" => vec![GUARDED, STORED],
         "getCluster" => vec![GUARDED, FORBIDDEN, STORED],
         "listApiKeys" => vec![GUARDED, FORBIDDEN, STORED, QUERIED],
-        "revokeApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, NAMED],
+        "revokeApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, NAMED, &[Kind::LastAdminKey]],
         "listActivity" | "listSubscriptions" | "listAudit" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
         "updateTenant" => vec![GUARDED, FORBIDDEN, CHANGED, PARAMETER, BODY],

@@ -52,6 +52,8 @@ kinds! {
     SubscriptionDisabled = CONFLICT "subscription-disabled" "The subscription is disabled",
     /// The delivery has ended, one way or the other.
     DeliveryFinished = CONFLICT "delivery-finished" "The delivery is finished",
+    /// Nobody could do what only an admin may.
+    LastAdminKey = CONFLICT "last-admin-key" "The last admin's key stays",
     /// More bytes than the limit.
     PayloadTooLarge = PAYLOAD_TOO_LARGE "payload-too-large" "The body is too large",
     /// Not JSON by its content type, or compressed.

@@ -27,6 +27,7 @@ fn html(kind: Kind) -> String {
     )
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 const fn explain(kind: Kind) -> &'static str {
     match kind {
         Kind::MalformedRequest => {
@@ -77,6 +78,11 @@ const fn explain(kind: Kind) -> &'static str {
             "The delivery has ended and stays as it is. POST /deliveries/{id}/replay sends its event once \
              more, as a new delivery."
         }
+        Kind::LastAdminKey => {
+            "In the production profile one admin's key is always in force, since a server without one can't be \
+             governed. Make another with POST /keys or posthorn keys create, or set POSTHORN_ADMIN_KEY, and revoke \
+             this one then. A tenant's key and one that has ended do not count."
+        }
         Kind::PayloadTooLarge => {
             "The body has more bytes than the limit. For events it is POSTHORN_MAX_PAYLOAD_BYTES: send a \
              reference instead of the thing, or raise the limit."
@@ -86,9 +92,9 @@ const fn explain(kind: Kind) -> &'static str {
              not be compressed: they are kept byte for byte and never unpacked."
         }
         Kind::MisdirectedRequest => {
-            "A server without API keys answers to addresses and to plain names such as localhost only, and not \
-             to pages of other places, so that no website can reach it, be it through a name of its own. Use \
-             the address, or set POSTHORN_ADMIN_KEY."
+            "A server without API keys answers to loopback addresses and localhost only, and to no page but its \
+             own, so that no website can reach it, be it through a name of its own. Use 127.0.0.1, or set \
+             POSTHORN_ADMIN_KEY."
         }
         Kind::InvalidFields => {
             "The body is JSON, but some fields are unknown, of the wrong type, out of range or not allowed. \
