@@ -4,7 +4,9 @@
 //! node, or in the database, opens nothing soon after, whatever is lost on the way. That is why keys are not
 //! shared through Redis either.
 //!
-//! Who sends many keys that nobody knows is kept waiting, by address.
+//! Who sends many keys that nobody knows is kept waiting, by address. Others may share the address (NAT, a balancer
+//! that names nobody): so a key that was right in the last day is looked up all the same. It still has to be in the
+//! store.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -15,6 +17,7 @@ use governor::clock::DefaultClock;
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use moka::future::Cache;
+use moka::policy::EvictionPolicy;
 use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
 use posthorn_domain::audit::Actor;
 use posthorn_domain::id::KeyId;
@@ -39,6 +42,10 @@ const GUESSES: NonZeroU32 = NonZeroU32::MIN.saturating_add(49);
 const GUESSERS_WAIT: Duration = Duration::from_secs(5);
 /// Addresses whose guesses are counted each for itself.
 const GUESSERS_MAX: usize = 10_000;
+/// How long a key that was right is looked up even for an address that guesses.
+const TRUSTED_FOR: Duration = Duration::from_hours(24);
+/// Keys that are remembered for it, the last used ones; some 100 bytes each.
+const TRUSTED_MAX: u64 = 10_000;
 
 /// The keys that open the API. Cheap to clone.
 #[derive(Clone)]
@@ -54,6 +61,8 @@ struct Inner {
     known: Cache<KeyDigest, Arc<KeyRecord>>,
     /// Keys that nobody knows. A client that sends a wrong one over and over is set up wrongly and guesses nothing.
     unknown: Cache<KeyDigest, ()>,
+    /// Keys that were right when they were looked up last. None of them opens anything by standing here.
+    trusted: Cache<KeyDigest, ()>,
     guesses: RateLimiter<IpAddr, HashMapStateStore<IpAddr>, DefaultClock>,
     guessers: Cache<IpAddr, ()>,
 }
@@ -68,6 +77,11 @@ impl Keyring {
             admin,
             known: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
             unknown: Cache::builder().max_capacity(KEPT_MAX).time_to_live(KEPT).build(),
+            trusted: Cache::builder()
+                .max_capacity(TRUSTED_MAX)
+                .time_to_live(TRUSTED_FOR)
+                .eviction_policy(EvictionPolicy::lru())
+                .build(),
             guesses: RateLimiter::hashmap(Quota::per_second(NonZeroU32::MIN).allow_burst(GUESSES)),
             guessers: Cache::builder().max_capacity(GUESSERS_MAX as u64).time_to_live(GUESSERS_WAIT).build(),
         }))
@@ -105,15 +119,17 @@ impl Keyring {
             return Ok(None);
         }
         let address = network(address);
-        if inner.guessers.contains_key(&address) {
+        if inner.guessers.contains_key(&address) && !inner.trusted.contains_key(&digest) {
             return Err(Problem::too_many_guesses(GUESSERS_WAIT));
         }
         let found = inner.store.key_by_digest(digest).await?.filter(|record| record.is_valid_at(now));
         let Some(record) = found else {
+            inner.trusted.invalidate(&digest).await;
             inner.unknown.insert(digest, ()).await;
             self.count_guess(address).await;
             return Ok(None);
         };
+        inner.trusted.insert(digest, ()).await;
         self.note_use(record.id, record.last_used_at, now);
         let opened = opened(&record);
         inner.known.insert(digest, Arc::new(record)).await;
@@ -131,6 +147,7 @@ impl Keyring {
     /// A key was revoked, here.
     pub(super) async fn revoked(&self, digest: KeyDigest) {
         self.0.known.invalidate(&digest).await;
+        self.0.trusted.invalidate(&digest).await;
     }
 
     async fn count_guess(&self, address: IpAddr) {

@@ -1,5 +1,6 @@
 //! API keys: made, listed, revoked, expired and guessed; and what a tenant's key does not see.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use reqwest::Method;
@@ -19,6 +20,7 @@ on_both_databases!(
     events_are_handed_in_by_the_right_tenant,
     keys_end,
     guesses_are_kept_waiting,
+    right_keys_pass_where_others_guess,
     the_first_key_closes_the_door_for_good,
     a_key_made_elsewhere_closes_the_door,
     the_last_admin_key_of_production_stays,
@@ -349,6 +351,43 @@ async fn guesses_are_kept_waiting(backend: Backend) {
         is(401, &admin.with_key(Some("posthorn_late")).get("/subscriptions/").await)
     })
     .await;
+}
+
+/// Of others, who share the address of who guesses.
+async fn right_keys_pass_where_others_guess(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, &[ADMIN]).await;
+    let admin = posthorn.client();
+    let acme = key_of(admin, "acme").await;
+    let never_used = key_of(admin, "acme").await;
+    acme.get("/subscriptions/").await.expect(200);
+    let used_at = Instant::now();
+    let guesses = AtomicU32::new(0);
+    let guess = async || {
+        let n = guesses.fetch_add(1, Ordering::Relaxed);
+        admin.with_key(Some(&format!("posthorn_{n:064}"))).get("/subscriptions/").await.status
+    };
+    // By then the key is looked up again.
+    while used_at.elapsed() < Duration::from_millis(4_300) {
+        guess().await;
+    }
+    eventually("right keys are looked up while wrong ones are not", async || {
+        while guess().await != 429 {}
+        let (known, new) = (acme.get("/subscriptions/").await, never_used.get("/subscriptions/").await);
+        let still = guess().await;
+        // Another moment is tried where the wait ended meanwhile.
+        if (new.status, still) != (429, 429) {
+            return Err(format!("{} {still}", new.status));
+        }
+        known.expect(200);
+        Ok(())
+    })
+    .await;
+    // It is a key for all that: once revoked, it opens nothing, and guesses no better than others.
+    let listed = admin.get("/keys?tenant=acme").await.expect(200).json;
+    for key in listed["items"].as_array().unwrap() {
+        admin.delete(format!("/keys/{}", key["id"].as_str().unwrap())).await.expect(204);
+    }
+    acme.get("/subscriptions/").await.expect_any(&[401, 429]);
 }
 
 async fn the_first_key_closes_the_door_for_good(backend: Backend) {
