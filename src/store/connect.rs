@@ -1,6 +1,5 @@
 //! Opening the database.
 
-use std::path::Path;
 use std::str::FromStr as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +12,7 @@ use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, 
 use tokio_util::sync::CancellationToken;
 
 use super::vault::Vault;
-use super::{Error, Pool, Store, WriteTurn};
+use super::{Error, Pool, Store, WriteTurn, files};
 
 /// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
 #[derive(Clone)]
@@ -87,8 +86,11 @@ impl Store {
             .foreign_keys(true)
             .pragma("wal_autocheckpoint", "4000")
             .disable_statement_logging();
-        if let Some(folder) = options.get_filename().parent().filter(|folder| *folder != Path::new("")) {
-            std::fs::create_dir_all(folder).map_err(|error| unusable(&error))?;
+        // In memory there is no file, only a name for SQLite.
+        let path = options.get_filename();
+        if !path.as_os_str().as_encoded_bytes().starts_with(b"file:") && !settings.url.contains("mode=memory")
+        {
+            files::prepare(path).map_err(|error| unusable(&error))?;
         }
         let pool = SqlitePoolOptions::new()
             .max_connections(GENERAL_CONNECTIONS)

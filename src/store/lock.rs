@@ -2,12 +2,11 @@
 //! that changes the schema.
 
 use std::fs::{File, TryLockError};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use sea_orm::sqlx::{self, Connection as _, Executor as _, PgConnection};
 
-use super::{Error, Pool, Store};
+use super::{Error, Pool, Store, files};
 
 /// PostgreSQL's name of the lock: "posthorn" in ASCII.
 const LOCK_KEY: i64 = 0x706f_7374_686f_726e;
@@ -63,10 +62,8 @@ impl Store {
                 Ok(taken.then(|| Kept::Schema { _connection: Box::new(connection) }))
             }
             Pool::Sqlite(pool) => {
-                let mut path = pool.connect_options().get_filename().as_os_str().to_owned();
-                path.push(".lock");
                 let unusable = |error: std::io::Error| Error::Unusable(format!("DATABASE_URL: {error}"));
-                let file = File::create(PathBuf::from(path)).map_err(unusable)?;
+                let file = files::open_lock(pool.connect_options().get_filename()).map_err(unusable)?;
                 match file.try_lock() {
                     Ok(()) => Ok(Some(Kept::File { _file: file })),
                     Err(TryLockError::WouldBlock) => Ok(None),

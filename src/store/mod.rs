@@ -22,6 +22,7 @@ mod disk;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
 mod entity;
 mod error;
+mod files;
 mod held;
 pub mod intake;
 pub mod lanes;
