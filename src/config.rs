@@ -4,10 +4,13 @@
 //! (`config/<profile>.toml` in the working directory, else the built-in one), the environment. The
 //! names are the environment's; in files they stand in lower case.
 //!
+//! A secret may stand in a file of its own instead ([`secret_file`]): `POSTHORN_ADMIN_KEY_FILE` and the like.
+//!
 //! Everything is read once and checked whole. A value that makes no sense is an error that names
 //! the variable and what it takes.
 
 mod read;
+mod secret_file;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,6 +19,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_domain::limits::{PAYLOAD_BYTES_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
+use posthorn_domain::strength::{KEY_CHARS_MIN, is_guessable};
 
 use read::Reader;
 
@@ -123,7 +127,13 @@ pub struct Config {
     pub cleanup_interval: Duration,
     /// `POSTHORN_LOG_FORMAT`.
     pub log_format: LogFormat,
+    /// Variables that name a secret's file which every user of the machine may read: for a warning.
+    pub readable_by_others: Vec<String>,
 }
+
+/// In one line for whatever is wrong with it.
+const ADMIN_KEY_EXPECTED: &str =
+    "22 to 512 visible ASCII characters that are hard to guess: openssl rand -hex 32 prints a key";
 
 /// The longest time that a configuration may ask for.
 const YEAR: Duration = Duration::from_hours(365 * 24);
@@ -133,10 +143,13 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 impl Config {
     /// The configuration of this process.
     pub fn load() -> Result<Self, Error> {
-        Self::from_layers(
-            std::env::vars_os()
-                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        )
+        Self::from_layers(environment())
+    }
+
+    /// For a look around on a machine, whatever service its environment is set up for: the built-in settings of
+    /// `development`, and the address.
+    pub fn load_for_demo() -> Result<Self, Error> {
+        Self::from_layers(environment().filter(|(name, _)| name == "POSTHORN_LISTEN"))
     }
 
     fn from_layers(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
@@ -185,11 +198,14 @@ impl Config {
                 })?
                 .map(Address),
             admin_key: from
-                .optional("POSTHORN_ADMIN_KEY", "16 to 512 visible ASCII characters", |key| {
-                    (16..=512).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+                .optional("POSTHORN_ADMIN_KEY", ADMIN_KEY_EXPECTED, |key| {
+                    (KEY_CHARS_MIN..=512).contains(&key.len())
+                        && key.bytes().all(|byte| byte.is_ascii_graphic())
+                        && !is_guessable(key)
                 })?
                 .map(AdminKey),
-            encryption_key: from.encryption_key("POSTHORN_ENCRYPTION_KEY")?,
+            encryption_key: from.strong_encryption_key("POSTHORN_ENCRYPTION_KEY")?,
+            // A weak one may be replaced.
             previous_encryption_key: from.encryption_key("POSTHORN_PREVIOUS_ENCRYPTION_KEY")?,
             allowed_private_networks: from.networks("POSTHORN_ALLOWED_PRIVATE_NETWORKS")?,
             max_retries: from.whole("WEBHOOK_MAX_RETRIES", 0, RETRIES_MAX)?,
@@ -213,6 +229,7 @@ impl Config {
             cleanup_interval: from.seconds("CLEANUP_INTERVAL_SECONDS", 10 * MILLISECOND, 86_400 * SECOND)?,
             log_format: from
                 .one_of("POSTHORN_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
+            readable_by_others: from.readable_by_others(),
         }
         .check()
     }
@@ -283,6 +300,11 @@ impl Config {
         }
         Ok(())
     }
+}
+
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 #[cfg(test)]

@@ -89,6 +89,12 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), String>) -> Re
         LogFormat::Json => telemetry::Format::Json,
     };
     telemetry::init(format).map_err(|error| error.to_string())?;
+    for variable in &config.readable_by_others {
+        tracing::warn!(
+            variable,
+            "every user of this machine may read the secret's file: chmod 600 would end that"
+        );
+    }
     work(config).await
 }
 

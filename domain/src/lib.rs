@@ -6,8 +6,8 @@
 //! (what), [`limits`] (how much of anything), [`waiting`]
 //! (why not now). At the edges, [`target`] and [`address`] say where a
 //! delivery may go, [`header`] and [`payload`] what may come in, [`hops`] how often it may come round,
-//! [`signature`] how both ends prove who they are, and [`api_key`] what opens the API. [`terminal`] makes
-//! text of strangers safe to print.
+//! [`signature`] how both ends prove who they are, [`api_key`] what opens the API, and [`strength`] which
+//! keys are no keys. [`terminal`] makes text of strangers safe to print.
 
 pub mod address;
 pub mod api_key;
@@ -30,6 +30,7 @@ pub mod places;
 pub mod retry;
 pub mod signature;
 pub mod stock;
+pub mod strength;
 pub mod subscription;
 pub mod target;
 pub mod tenant;

@@ -6,8 +6,10 @@
 
 #![expect(clippy::indexing_slicing, reason = "a JSON value without the name asked for gives null")]
 
+use std::fs::DirBuilder;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -18,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::listen::line;
 use super::receiver::{Options, Receiver};
 use crate::app::App;
-use crate::config::{Address, Config, Profile};
+use crate::config::{Address, Config};
 use crate::telemetry;
 
 /// See it work: serve, receive, and send a handful of events through, one of which fails at first.
@@ -60,11 +62,8 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
 
 /// Starts the service on an empty database, on the usual port or, where that is taken, on another.
 async fn serve(folder: &Folder) -> Result<App, String> {
-    let mut config = Config::load().map_err(|error| error.to_string())?;
-    config.profile = Profile::Development;
+    let mut config = Config::load_for_demo().map_err(|error| error.to_string())?;
     config.database_url = Address(format!("sqlite://{}", folder.0.join("posthorn.db").display()));
-    config.admin_key = None;
-    config.behind_proxy = false;
     config.allowed_private_networks = vec![std::net::IpAddr::from([127, 0, 0, 1]).into()];
     config.retry_delay = RETRY_DELAY;
     config.listen = SocketAddr::from(([127, 0, 0, 1], config.listen.port()));
@@ -194,7 +193,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn create() -> io::Result<Self> {
         let path = std::env::temp_dir().join(format!("posthorn-demo-{}", uuid::Uuid::now_v7()));
-        std::fs::create_dir(&path)?;
+        DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
 }

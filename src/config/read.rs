@@ -1,5 +1,6 @@
 //! Typed reads of the layered texts, each with an error that names the variable.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::path::Path;
 use std::str::FromStr;
@@ -8,11 +9,27 @@ use std::time::Duration;
 use config::{Config, Environment, File, FileFormat};
 use ipnet::IpNet;
 use posthorn_domain::encryption_key::EncryptionKey;
+use posthorn_domain::strength;
 
 use super::Error;
+use super::secret_file::SecretFile;
+
+/// Settings that are secrets or hold one. Each may be read from the file that `<name>_FILE` names.
+pub(super) const SECRETS: [&str; 6] = [
+    "DATABASE_URL",
+    "DATABASE_LISTEN_URL",
+    "REDIS_URL",
+    "POSTHORN_ADMIN_KEY",
+    "POSTHORN_ENCRYPTION_KEY",
+    "POSTHORN_PREVIOUS_ENCRYPTION_KEY",
+];
 
 /// The layers as one.
-pub(super) struct Reader(Config);
+pub(super) struct Reader {
+    layers: Config,
+    /// What was read from files of its own, by its setting.
+    files: BTreeMap<&'static str, SecretFile>,
+}
 
 impl Reader {
     /// `built_in` texts, then the file at `path` if there is one, then `environment`.
@@ -21,22 +38,36 @@ impl Reader {
         path: &Path,
         environment: Vec<(String, String)>,
     ) -> Result<Self, Error> {
-        let mut layers = Config::builder();
+        let mut all = Config::builder();
         for text in built_in {
-            layers = layers.add_source(File::from_str(text, FileFormat::Toml));
+            all = all.add_source(File::from_str(text, FileFormat::Toml));
         }
-        layers
-            .add_source(File::from(path).format(FileFormat::Toml).required(false))
-            .add_source(
-                Environment::default().ignore_empty(true).source(Some(environment.into_iter().collect())),
-            )
-            .build()
-            .map(Self)
-            .map_err(|error| Error(one_line(&format!("{}: {error}", path.display()))))
+        let file = File::from(path).format(FileFormat::Toml).required(false);
+        let environment =
+            Environment::default().ignore_empty(true).source(Some(environment.into_iter().collect()));
+        let wrong = |error| Error(one_line(&format!("{}: {error}", path.display())));
+        let chosen = Config::builder().add_source(file.clone()).add_source(environment.clone());
+        let chosen = chosen.build().map_err(wrong)?;
+        let layers = all.add_source(file).add_source(environment).build().map_err(wrong)?;
+        Ok(Self { layers, files: read_files(&chosen)? })
     }
 
     fn value(&self, name: &str) -> Option<String> {
-        self.0.get_string(&name.to_lowercase()).ok()
+        match self.files.get(name) {
+            Some(file) => Some(file.text.clone()),
+            None => text_of(&self.layers, name),
+        }
+    }
+
+    /// What an error about the setting names: where its value came from.
+    fn source(&self, name: &str) -> String {
+        if self.files.contains_key(name) { format!("{name}_FILE") } else { name.to_owned() }
+    }
+
+    /// The variables that name files which every user of the machine may read.
+    pub(super) fn readable_by_others(&self) -> Vec<String> {
+        let loose = self.files.iter().filter(|(_, file)| file.is_readable_by_others);
+        loose.map(|(name, _)| format!("{name}_FILE")).collect()
     }
 
     /// A value that is there or an error.
@@ -56,7 +87,8 @@ impl Reader {
         expected: &str,
         check: impl FnOnce(&str) -> bool,
     ) -> Result<String, Error> {
-        self.optional(name, expected, check)?.ok_or_else(|| Error(format!("{name}: expected {expected}")))
+        let missing = || Error(format!("{}: expected {expected}", self.source(name)));
+        self.optional(name, expected, check)?.ok_or_else(missing)
     }
 
     /// As [`text`](Self::text), or nothing.
@@ -68,7 +100,7 @@ impl Reader {
     ) -> Result<Option<String>, Error> {
         match self.value(name) {
             Some(value) if check(&value) => Ok(Some(value)),
-            Some(_) => Err(Error(format!("{name}: expected {expected}"))),
+            Some(_) => Err(Error(format!("{}: expected {expected}", self.source(name)))),
             None => Ok(None),
         }
     }
@@ -114,7 +146,19 @@ impl Reader {
     /// Errors do not repeat it.
     pub(super) fn encryption_key(&self, name: &str) -> Result<Option<EncryptionKey>, Error> {
         let key = self.value(name).map(|text| EncryptionKey::parse(&text)).transpose();
-        key.map_err(|error| Error(format!("{name}: {error}")))
+        key.map_err(|error| Error(format!("{}: {error}", self.source(name))))
+    }
+
+    /// As [`encryption_key`](Self::encryption_key), for one that is encrypted with: random, as far as it shows.
+    pub(super) fn strong_encryption_key(&self, name: &str) -> Result<Option<EncryptionKey>, Error> {
+        let key = self.encryption_key(name)?;
+        if key.as_ref().is_some_and(|key| strength::is_patterned(key.expose())) {
+            return Err(Error(format!(
+                "{}: expected random bytes, and these follow a pattern: openssl rand -base64 32 prints a key",
+                self.source(name)
+            )));
+        }
+        Ok(key)
     }
 
     pub(super) fn networks(&self, name: &str) -> Result<Vec<IpNet>, Error> {
@@ -134,6 +178,26 @@ impl Reader {
             choices.iter().find(|(word, _)| *word == value).map(|(_, choice)| *choice)
         })
     }
+}
+
+fn text_of(config: &Config, name: &str) -> Option<String> {
+    config.get_string(&name.to_lowercase()).ok()
+}
+
+/// The secrets whose files are named in what somebody chose, by file or environment; the value beside it is an
+/// error, since nobody could tell which of the two is meant.
+fn read_files(chosen: &Config) -> Result<BTreeMap<&'static str, SecretFile>, Error> {
+    let mut files = BTreeMap::new();
+    for name in SECRETS {
+        let Some(path) = text_of(chosen, &format!("{name}_FILE")) else { continue };
+        if text_of(chosen, name).is_some() {
+            return Err(Error(format!("{name}_FILE: expected it or {name}, not both")));
+        }
+        let file = SecretFile::read(Path::new(&path));
+        let file = file.map_err(|error| Error(one_line(&format!("{name}_FILE: {error}"))))?;
+        files.insert(name, file);
+    }
+    Ok(files)
 }
 
 fn one_line(text: &str) -> String {

@@ -4,7 +4,10 @@ use proptest::sample::select;
 
 use super::*;
 
-const ENCRYPTION_KEY: &str = "c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2U=";
+const ENCRYPTION_KEY: &str = "SSrcNMXR3Nljf/YQXgQnV3SIWXhN93O1/v6FfILmk14=";
+
+/// 32 bytes, and each is 1.
+const ALL_ONES: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
 fn config(environment: &[(&str, &str)]) -> Result<Config, String> {
     let pairs = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -27,7 +30,7 @@ fn defaults_are_those_of_the_contract() {
 fn the_environment_overrides() {
     let config = config(&[
         ("POSTHORN_PROFILE", "production"),
-        ("POSTHORN_ADMIN_KEY", "0123456789abcdef"),
+        ("POSTHORN_ADMIN_KEY", "an-admin-key-of-some-length"),
         ("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY),
         ("POSTHORN_LISTEN", "0.0.0.0:80"),
         ("POSTHORN_BEHIND_PROXY", "true"),
@@ -58,7 +61,15 @@ fn nonsense_is_named() {
         ("REDIS_URL", "localhost:6379", "expected redis://… or rediss://…"),
         ("POSTHORN_LOG_FORMAT", "xml", r#"expected text or json, got "xml""#),
         ("POSTHORN_LISTEN", "8000", "expected an address with a port, such as 127.0.0.1:8000"),
-        ("POSTHORN_ADMIN_KEY", "short", "expected 16 to 512 visible ASCII characters"),
+        ("POSTHORN_ADMIN_KEY", "short", "expected 22 to 512 visible ASCII characters"),
+        (
+            "POSTHORN_ADMIN_KEY",
+            "changemechangemechangemechangeme",
+            "expected 22 to 512 visible ASCII characters",
+        ),
+        ("POSTHORN_ENCRYPTION_KEY", ALL_ONES, "expected random bytes, and these follow a pattern"),
+        ("DATABASE_URL_FILE", "/nowhere/at/all", "expected a file that can be read: No such file"),
+        ("POSTHORN_ADMIN_KEY_FILE", "/", "expected a file"),
         ("POSTHORN_ENCRYPTION_KEY", "short", "expected the base64 of 32 random bytes"),
         ("POSTHORN_PREVIOUS_ENCRYPTION_KEY", "AAAA", "expected the base64 of 32 random bytes"),
         (
@@ -72,6 +83,49 @@ fn nonsense_is_named() {
         assert!(error.starts_with(&format!("{name}: {expected}")), "{error}");
         assert_eq!(error.lines().count(), 1);
     }
+}
+
+#[test]
+fn secrets_come_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("secret");
+    let path = path.to_str().unwrap();
+    let write = |text: &str, mode: u32| {
+        std::fs::write(path, text).unwrap();
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    let values = [
+        "sqlite://of/a/file.db",
+        "postgres://of/a-file",
+        "redis://of-a-file",
+        "an-admin-key-of-some-length",
+        ENCRYPTION_KEY,
+        ENCRYPTION_KEY,
+    ];
+    for (name, value) in read::SECRETS.into_iter().zip(values) {
+        let file = format!("{name}_FILE");
+        write(&format!("{value}\n"), 0o600);
+        let in_file = config(&[(&file, path)]).unwrap();
+        assert_eq!(in_file, config(&[(name, value)]).unwrap(), "{name}");
+        assert_eq!(in_file, config(&[(&file, path), (name, "")]).unwrap(), "an empty variable is not set");
+        let both = config(&[(&file, path), (name, value)]).unwrap_err();
+        assert_eq!(both, format!("{name}_FILE: expected it or {name}, not both"));
+        // What is wrong is where it was read.
+        write("canary", 0o644);
+        let wrong = config(&[(&file, path)]).unwrap_err();
+        assert!(wrong.starts_with(&format!("{file}: expected ")) && !wrong.contains("canary"), "{wrong}");
+        write(value, 0o644);
+        assert_eq!(config(&[(&file, path)]).unwrap().readable_by_others, [file]);
+    }
+}
+
+#[test]
+fn a_weak_encryption_key_can_be_replaced() {
+    let config = config(&[
+        ("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY),
+        ("POSTHORN_PREVIOUS_ENCRYPTION_KEY", ALL_ONES),
+    ]);
+    assert!(config.unwrap().previous_encryption_key.is_some());
 }
 
 #[test]
@@ -120,13 +174,17 @@ fn production_speaks_tls_to_others() {
 
 #[test]
 fn what_is_open_to_others_or_in_production_has_a_key() {
-    let key = ("POSTHORN_ADMIN_KEY", "0123456789abcdef");
+    let key = ("POSTHORN_ADMIN_KEY", "an-admin-key-of-some-length");
     let (public, production) = (("POSTHORN_LISTEN", "0.0.0.0:8000"), ("POSTHORN_PROFILE", "production"));
+    let proxied = ("POSTHORN_BEHIND_PROXY", "true");
     for (environment, any, admin, wrong) in [
         (&[][..], false, false, None),
         (&[public], false, false, Some("POSTHORN_LISTEN: expected a loopback address")),
         (&[public], true, false, None),
         (&[public, key], false, false, None),
+        (&[proxied], false, false, Some("POSTHORN_BEHIND_PROXY: expected false")),
+        (&[proxied], true, false, None),
+        (&[proxied, key], false, false, None),
         (&[production], false, false, Some("POSTHORN_ADMIN_KEY: expected a key")),
         (&[production], true, false, Some("POSTHORN_ADMIN_KEY: expected a key")),
         (&[production], true, true, None),
@@ -140,8 +198,23 @@ fn what_is_open_to_others_or_in_production_has_a_key() {
     }
 }
 
+#[test]
+fn only_a_laptop_that_nobody_else_reaches_is_open() {
+    let sealed = ("POSTHORN_ENCRYPTION_KEY", ENCRYPTION_KEY);
+    for (environment, open) in [
+        (&[][..], true),
+        (&[("POSTHORN_LISTEN", "[::1]:8000")], true),
+        (&[("POSTHORN_LISTEN", "0.0.0.0:8000")], false),
+        (&[("POSTHORN_BEHIND_PROXY", "true")], false),
+        (&[("POSTHORN_PROFILE", "production")], false),
+    ] {
+        let environment = [environment, &[sealed]].concat();
+        assert_eq!(config(&environment).unwrap().may_be_open(), open, "{environment:?}");
+    }
+}
+
 /// Every variable, with values at and beyond its edges.
-const VALUES: [(&str, &[&str]); 27] = [
+const VALUES: [(&str, &[&str]); 33] = [
     ("POSTHORN_PROFILE", &["development", "production", "Production"]),
     ("POSTHORN_LISTEN", &["127.0.0.1:8000", "[::]:443", "0.0.0.0:0", "localhost:80", ":80"]),
     ("POSTHORN_BEHIND_PROXY", &["true", "false", "1"]),
@@ -153,6 +226,12 @@ const VALUES: [(&str, &[&str]); 27] = [
     ("POSTHORN_ADMIN_KEY", &["canary-0123456789abcdef", "canary"]),
     ("POSTHORN_ENCRYPTION_KEY", &[ENCRYPTION_KEY, "canary"]),
     ("POSTHORN_PREVIOUS_ENCRYPTION_KEY", &[ENCRYPTION_KEY, "canary"]),
+    ("DATABASE_URL_FILE", FILES),
+    ("DATABASE_LISTEN_URL_FILE", FILES),
+    ("REDIS_URL_FILE", FILES),
+    ("POSTHORN_ADMIN_KEY_FILE", FILES),
+    ("POSTHORN_ENCRYPTION_KEY_FILE", FILES),
+    ("POSTHORN_PREVIOUS_ENCRYPTION_KEY_FILE", FILES),
     ("POSTHORN_ALLOWED_PRIVATE_NETWORKS", &["", ",", "10.0.0.0/8, ::1/128", "10.0.0.0/33"]),
     ("WEBHOOK_MAX_RETRIES", NUMBERS),
     ("INITIAL_RETRY_DELAY_SECONDS", NUMBERS),
@@ -170,6 +249,8 @@ const VALUES: [(&str, &[&str]); 27] = [
     ("CLEANUP_INTERVAL_SECONDS", NUMBERS),
     ("POSTHORN_LOG_FORMAT", &["text", "json", "xml"]),
 ];
+/// Somebody may take the variable for that of the secret itself.
+const FILES: &[&str] = &["/nowhere/canary", "canary", "/"];
 const NUMBERS: &[&str] = &[
     "0",
     "1",

@@ -46,7 +46,9 @@ async fn printed_document_is_the_served_one(backend: Backend) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn demo_ends_well() {
     let database = Database::create(Backend::Sqlite).await;
-    let demo = run(&database, &["demo", "--exit"], &[]).await.succeeded();
+    // Whatever service the environment is set up for, as that of the image is.
+    let production = [("POSTHORN_PROFILE", "production"), ("POSTHORN_BEHIND_PROXY", "true")];
+    let demo = run(&database, &["demo", "--exit"], &production).await.succeeded();
     assert!(!demo.stdout.trim().is_empty(), "prints what happens: {demo:?}");
 }
 

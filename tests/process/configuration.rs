@@ -33,7 +33,17 @@ async fn mistakes_are_named() {
         ("POSTHORN_MAX_IN_FLIGHT", &["0", "x"]),
         ("POSTHORN_MAX_BACKLOG", &["0", "-1", "many"]),
         ("POSTHORN_LOG_FORMAT", &["xml"]),
-        ("POSTHORN_ADMIN_KEY", &["short", "with a blank in the middle"]),
+        (
+            "POSTHORN_ADMIN_KEY",
+            &[
+                "short",
+                "with a blank in the middle",
+                "0123456789abcdef",
+                "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+            ],
+        ),
+        ("POSTHORN_ENCRYPTION_KEY", &["c2hvcnQ=", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="]),
+        ("POSTHORN_ADMIN_KEY_FILE", &["/nowhere/at/all", "/"]),
         ("POSTHORN_PROFILE", &["../../etc", "nonsense"]),
     ] {
         for value in values {
@@ -51,6 +61,9 @@ async fn strangers_are_not_served_without_a_key() {
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:8000"] {
         run(&database, &["serve"], &[("POSTHORN_LISTEN", address)]).await.refused("POSTHORN_ADMIN_KEY");
     }
+    // Nor through a proxy on the same machine.
+    let proxied = run(&database, &["serve"], &[("POSTHORN_BEHIND_PROXY", "true")]).await;
+    proxied.refused("POSTHORN_BEHIND_PROXY");
     let settings =
         [("POSTHORN_LISTEN", "0.0.0.0:0"), ("POSTHORN_ADMIN_KEY", "a-long-enough-admin-key-0123456789ab")];
     let mut posthorn = crate::support::server::Process::spawn(
@@ -91,6 +104,80 @@ async fn production_asks_for_a_durable_database() {
         // On a laptop it is said.
         let posthorn = Posthorn::start_on(Arc::clone(&database), &[]).await;
         assert!(posthorn.log().iter().any(|line| line.contains("WARN") && line.contains(setting)));
+    }
+}
+
+/// What nobody but its owner may read: the database, its log and index, the lock, and the folder made for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_their_owners() {
+    let database = Arc::new(Database::create(Backend::Sqlite).await);
+    let folder = database.directory().join("made/by/posthorn");
+    let url = format!("sqlite://{}", folder.join("posthorn.db").display());
+    let settings = [("DATABASE_URL", url.as_str())];
+    let mode = |path: &std::path::Path| {
+        std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(path).unwrap().permissions()) & 0o777
+    };
+    let check_all = || {
+        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path()).collect();
+        for name in ["posthorn.db", "posthorn.db-wal", "posthorn.db-shm", "posthorn.db.lock"] {
+            assert!(files.contains(&folder.join(name)), "{name} is missing: {files:?}");
+        }
+        for file in &files {
+            assert_eq!(mode(file), 0o600, "{}", file.display());
+        }
+    };
+    let mut posthorn = Posthorn::start_on(Arc::clone(&database), &settings).await;
+    posthorn.client().subscribe("http://127.0.0.1:9/", json!({})).await;
+    for made in [folder.as_path(), folder.parent().unwrap()] {
+        assert_eq!(mode(made), 0o700, "{}", made.display());
+    }
+    check_all();
+    // Those of an earlier version, with its log left behind.
+    posthorn.kill().await;
+    for file in std::fs::read_dir(&folder).unwrap() {
+        let wide = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+        std::fs::set_permissions(file.unwrap().path(), wide).unwrap();
+    }
+    posthorn.start_again().await;
+    posthorn.client().subscribe("http://127.0.0.1:9/", json!({})).await;
+    check_all();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_are_read_from_files() {
+    let database = Arc::new(Database::create(Backend::Sqlite).await);
+    let write = |name: &str, text: &str, mode: u32| {
+        let path = database.directory().join(name);
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+    };
+    write("admin", &format!("{}\n", KEY.1), 0o600);
+    write("encryption", &format!("{}\r\n", SEALED.1), 0o644);
+    write("database", &database.url(), 0o400);
+    write("weak", "changeme", 0o600);
+    let settings = [
+        ("POSTHORN_PROFILE", "production"),
+        ("POSTHORN_LOG_FORMAT", "text"),
+        ("POSTHORN_ADMIN_KEY_FILE", "admin"),
+        ("POSTHORN_ENCRYPTION_KEY_FILE", "encryption"),
+        ("DATABASE_URL", ""),
+        ("DATABASE_URL_FILE", "database"),
+    ];
+    let posthorn = Posthorn::start_on(Arc::clone(&database), &settings).await;
+    posthorn.client().with_key(Some(KEY.1)).get("/keys").await.expect(200);
+    posthorn.client().get("/keys").await.expect(401);
+    assert_eq!(database.number("SELECT count(*) FROM api_keys").await, 0, "the database is the named one");
+    let warned: Vec<_> = posthorn.log().into_iter().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(warned.len(), 1, "{warned:?}");
+    assert!(warned[0].contains("POSTHORN_ENCRYPTION_KEY_FILE"), "{warned:?}");
+    drop(posthorn);
+    for (more, named) in [
+        (("POSTHORN_ADMIN_KEY", KEY.1), "POSTHORN_ADMIN_KEY_FILE: expected it or POSTHORN_ADMIN_KEY"),
+        (("POSTHORN_ADMIN_KEY_FILE", "absent"), "POSTHORN_ADMIN_KEY_FILE: expected a file that can be read"),
+        (("POSTHORN_ADMIN_KEY_FILE", "weak"), "POSTHORN_ADMIN_KEY_FILE: expected 22 to 512"),
+    ] {
+        let settings = [&settings[..], &[more]].concat();
+        run(&database, &["serve"], &settings).await.refused(named);
     }
 }
 

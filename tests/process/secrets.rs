@@ -18,8 +18,8 @@ on_both_databases!(
 );
 
 const PREVIOUS: &str = "POSTHORN_PREVIOUS_ENCRYPTION_KEY";
-const ONE: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
-const OTHER: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
+const ONE: &str = "SSrcNMXR3Nljf/YQXgQnV3SIWXhN93O1/v6FfILmk14=";
+const OTHER: &str = "LfptA4XiQAv3INzX++8RCLcPWlOKORTMuBFjMxCnk6A=";
 
 async fn the_right_key_is_asked_for(backend: Backend) {
     let mut posthorn = Posthorn::start_with(backend, &[(ENCRYPTION_KEY, ONE)]).await;
