@@ -17,6 +17,8 @@ RUN cargo chef prepare --recipe-path recipe.json
 FROM chef AS build
 # The dependencies are a layer of their own: it is built again only when the manifests change.
 COPY --from=plan /build/recipe.json recipe.json
+# A dependency, too, though it lies in this repository; the recipe leaves it out.
+COPY patches patches
 RUN cargo chef cook --release --locked --bin posthorn --recipe-path recipe.json
 COPY . .
 RUN cargo build --release --locked --bin posthorn

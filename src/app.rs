@@ -76,6 +76,8 @@ impl App {
             None => None,
         };
         let store = Store::connect(&store_settings(config)).await?;
+        store.check_version().await?;
+        info!(database = store.describe().await?, "the database answers");
         let lock = store.lock_instance().await?;
         if let Err(error) = store.check_durability().await {
             match config.profile {

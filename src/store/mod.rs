@@ -39,6 +39,7 @@ mod subscriptions;
 mod tenants;
 mod tx;
 mod vault;
+mod version;
 
 use std::sync::Arc;
 

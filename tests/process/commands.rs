@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use crate::support::command::run;
 use crate::support::{Backend, Database, Posthorn, Receiver, Reply, on_both_databases};
 
-on_both_databases!(migrations_go_up_and_down, printed_document_is_the_served_one);
+on_both_databases!(
+    migrations_go_up_and_down,
+    printed_document_is_the_served_one,
+    the_start_names_the_database
+);
 
 async fn migrations_go_up_and_down(backend: Backend) {
     let database = Arc::new(Database::create(backend).await);
@@ -41,6 +45,21 @@ async fn printed_document_is_the_served_one(backend: Backend) {
     let printed = run(&posthorn.database, &["openapi", "--yaml"], &nowhere).await.succeeded();
     let served = client.get("/openapi.yaml").await.expect(200);
     assert_eq!(printed.stdout.trim_end(), String::from_utf8_lossy(&served.body).trim_end());
+}
+
+/// The SQLite that is linked is none of those that can lose committed writes.
+async fn the_start_names_the_database(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let log = posthorn.log().join("\n");
+    let name = if backend == Backend::Sqlite { "SQLite " } else { "PostgreSQL " };
+    let version = log.split_once(name).map(|(_, rest)| rest).unwrap_or_else(|| panic!("{name}: {log}"));
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let version: [u32; 2] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
+    assert!(version >= [if backend == Backend::Sqlite { 3 } else { 10 }, 0], "{log}");
+    if backend == Backend::Sqlite {
+        let patch = numbers.next().unwrap_or(0);
+        assert!((version[0], version[1], patch) >= (3, 51, 3), "{log}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
