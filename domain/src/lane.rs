@@ -264,6 +264,7 @@ impl Lane {
         self.actions.push_back(Action::Record(Record {
             ticket: flying.ticket,
             attempt: flying.attempt,
+            retry_base: flying.retry_base,
             outcome,
             due,
             health: (self.health != before).then_some(self.health),

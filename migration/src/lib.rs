@@ -20,6 +20,7 @@ mod m20261127_000009_asymmetric_signature;
 mod m20261127_000010_client_certificate;
 mod m20261128_000011_retries_version;
 mod m20261130_000014_hops;
+mod m20261130_000015_deletions;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -39,6 +40,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000010_client_certificate::Migration),
             Box::new(m20261128_000011_retries_version::Migration),
             Box::new(m20261130_000014_hops::Migration),
+            Box::new(m20261130_000015_deletions::Migration),
         ]
     }
 }

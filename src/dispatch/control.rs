@@ -101,6 +101,7 @@ impl Control {
             parts.caches.trust(doubts).await;
             if matches!(deleted, Ok(true)) {
                 parts.dispatcher.tell(DispatcherMsg::Deleted(id));
+                parts.deletions.begin();
             }
             deleted
         })

@@ -104,6 +104,7 @@ async fn take_in(parts: &Arc<Parts>, notice: Notice) {
         Notice::Deleted(id) => {
             parts.caches.changed_elsewhere(id).await;
             parts.dispatcher.tell(DispatcherMsg::Deleted(id));
+            parts.deletions.begin();
         }
         Notice::Skipped(id, sequence) => parts.dispatcher.tell(DispatcherMsg::Skipped(id, sequence)),
         Notice::RetryNow(id, sequence) => parts.dispatcher.tell(DispatcherMsg::RetryNow(id, sequence)),

@@ -35,7 +35,9 @@ pub(super) async fn run(parts: Arc<Parts>) {
 async fn clean(parts: &Parts) -> Result<u64, Error> {
     let now = parts.clock.now();
     let until = now.minus(parts.settings.retention);
-    while parts.store.fail_disabled(until, parts.clock.now()).await? > 0 {
+    let mut from = None;
+    while let Some((id, _)) = parts.store.fail_disabled(until, parts.clock.now(), from).await? {
+        from = Some(id);
         sleep(PAUSE).await;
     }
     let mut removed: u64 = 0;

@@ -21,6 +21,7 @@ mod attempt;
 mod backlogs;
 mod backoff;
 mod control;
+mod deletions;
 mod dispatcher;
 mod ears;
 mod ingest_writer;
@@ -57,6 +58,7 @@ pub use root::Dispatch;
 use admission::Admission;
 use arrivals::Arrivals;
 use backlogs::Backlogs;
+use deletions::Deletions;
 use dispatcher::DispatcherLink;
 use ingest_writer::IngestQueue;
 use leases::Leases;
@@ -99,6 +101,7 @@ struct Parts {
     admission: Arc<Admission>,
     arrivals: Arrivals,
     backlogs: Backlogs,
+    deletions: Deletions,
     limits: Limits,
     ingest: IngestQueue,
     outcomes: OutcomeQueue,
@@ -116,6 +119,7 @@ impl Parts {
             settings,
             backlogs: Backlogs::new(store.clone()),
             tenants: Tenants::new(caches.clone()),
+            deletions: Deletions::default(),
             limits: Limits::default(),
             store,
             caches,

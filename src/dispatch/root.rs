@@ -13,7 +13,8 @@ use super::backoff::doubled;
 use super::dispatcher::Dispatcher;
 use super::worker::{Body, Worker};
 use super::{
-    Control, Parts, Settings, arrivals, ears, ingest_writer, janitor, membership, outcome_writer, quota,
+    Control, Parts, Settings, arrivals, deletions, ears, ingest_writer, janitor, membership, outcome_writer,
+    quota,
 };
 use crate::cache::Caches;
 use crate::clock::Clock;
@@ -89,6 +90,8 @@ pub(super) enum Child {
     IngestWriter,
     Dispatcher,
     Janitor,
+    /// Ends what deleted subscriptions had still to send.
+    Deletions,
     Membership,
     Arrivals,
     Ears,
@@ -100,7 +103,7 @@ pub(super) enum Child {
 
 impl Child {
     /// In the order in which they start: notices are heard before slots are taken.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::OutcomeWriter,
         Self::IngestWriter,
         Self::Dispatcher,
@@ -110,6 +113,7 @@ impl Child {
         Self::Ears,
         Self::Membership,
         Self::Janitor,
+        Self::Deletions,
     ];
 }
 
@@ -180,6 +184,7 @@ impl State {
             Child::OutcomeWriter => |parts| Box::pin(outcome_writer::run(parts)),
             Child::IngestWriter => |parts| Box::pin(ingest_writer::run(parts)),
             Child::Janitor => |parts| Box::pin(janitor::run(parts)),
+            Child::Deletions => |parts| Box::pin(deletions::run(parts)),
             Child::Membership => |parts| Box::pin(membership::run(parts)),
             Child::Arrivals => |parts| Box::pin(arrivals::run(parts)),
             Child::Ears => |parts| Box::pin(ears::run(parts)),

@@ -43,7 +43,7 @@ CROSS JOIN LATERAL (
     SELECT * FROM webhook_deliveries WHERE subscription_id = t.lane AND sequence = t.sequence LIMIT 1
 ) d
 CROSS JOIN LATERAL (SELECT content_type, payload, hops FROM events WHERE id = d.event_id LIMIT 1) e
-CROSS JOIN LATERAL (SELECT tenant FROM subscriptions WHERE id = t.lane LIMIT 1) s
+CROSS JOIN LATERAL (SELECT tenant FROM subscriptions WHERE id = t.lane AND deleted_at_ms IS NULL LIMIT 1) s
 WHERE d.status = 0 AND d.attempt_count = 0";
 
 impl Store {

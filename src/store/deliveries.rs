@@ -15,6 +15,7 @@ use sea_orm::{
 
 use super::entity::subscriptions;
 use super::entity::webhook_deliveries::{Column, Entity, Model};
+use super::lane_wide::LaneWide;
 use super::notices::{self, Notice};
 use super::stats::{Counts, Writer};
 use super::subscriptions::live;
@@ -72,7 +73,17 @@ const SKIPPED: &str = "skipped";
 impl Store {
     /// One delivery, by primary key.
     pub async fn delivery(&self, id: DeliveryId) -> Result<Option<Delivery>, Error> {
-        Entity::find_by_id(id.0).one(&self.orm).await?.map(to_delivery).transpose()
+        let Some(row) = Entity::find_by_id(id.0).one(&self.orm).await? else { return Ok(None) };
+        let lane = self.lane_wide(SubscriptionId(row.subscription_id), std::slice::from_ref(&row)).await?;
+        to_delivery(lane.judge(row)).map(Some)
+    }
+
+    /// What holds for the whole lane of these deliveries, where that may concern one of them.
+    async fn lane_wide(&self, id: SubscriptionId, rows: &[Model]) -> Result<LaneWide, Error> {
+        if rows.iter().all(|row| row.status >= DeliveryStatus::Success.code()) {
+            return Ok(LaneWide::default());
+        }
+        LaneWide::of(&self.orm, id).await
     }
 
     /// Whose a delivery is, by primary keys; also where its subscription was deleted.
@@ -115,7 +126,8 @@ impl Store {
             query = query.filter(Column::Sequence.lt(before.0));
         }
         let rows = query.order_by_desc(Column::Sequence).limit(u64::from(limit)).all(&self.orm).await?;
-        rows.into_iter().map(to_delivery).collect()
+        let lane = self.lane_wide(subscription_id, &rows).await?;
+        rows.into_iter().map(|row| to_delivery(lane.judge(row))).collect()
     }
 
     /// The number of the earliest unfinished delivery that `delivery` has to wait for, by
@@ -195,9 +207,11 @@ impl Store {
     ) -> Result<Change, Error> {
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let Some(mut row) = tx::locking(tx, Entity::find_by_id(id.0)).one(tx).await? else {
+                let Some(row) = tx::locking(tx, Entity::find_by_id(id.0)).one(tx).await? else {
                     return Ok(Change::NotFound);
                 };
+                let lane = LaneWide::of(tx, SubscriptionId(row.subscription_id)).await?;
+                let mut row = lane.judge(row);
                 if row.status >= DeliveryStatus::Success.code() {
                     return Ok(Change::Finished);
                 }
@@ -251,6 +265,7 @@ impl Store {
                     error: None,
                     created_at_ms: now.as_millis(),
                     completed_at_ms: None,
+                    planned_version: None,
                     ..old
                 };
                 let mut active = row.into_active_model().reset_all();

@@ -13,7 +13,9 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
+use super::columns::column_to_count;
 use super::entity::webhook_deliveries::{Column, Entity};
+use super::lane_wide::{LaneWide, NOT_DELETED};
 use super::{Error, Store};
 
 /// An unfinished delivery, without its payload.
@@ -51,6 +53,30 @@ struct Row {
     retry_base: i32,
     next_attempt_at_ms: Option<i64>,
     retry_delay_ms: Option<i64>,
+    planned_version: Option<i64>,
+}
+
+impl Row {
+    /// What was changed for the whole lane counts.
+    fn judge(self, lane: LaneWide) -> Waiting {
+        let due_at = lane.due_at(self.planned_version);
+        let planned = self.next_attempt_at_ms;
+        let delay = |delay: i64| Duration::from_millis(u64::try_from(delay).unwrap_or(0));
+        let base = if lane.forgives(self.planned_version) { self.attempt_count } else { self.retry_base };
+        Waiting {
+            id: DeliveryId(self.id),
+            event_id: EventId(self.event_id),
+            replay_of: self.replay_of.map(DeliveryId),
+            sequence: Sequence(self.sequence),
+            ordering_key: self.ordering_key.map(|key| OrderingKey(key.into())),
+            attempt_count: column_to_count(self.attempt_count),
+            retry_base: column_to_count(base),
+            next_attempt_at: planned
+                .map(|at| Timestamp::from_millis(due_at.map_or(at, |due_at| at.min(due_at)))),
+            // One that is due waits no longer, whatever the clock of whoever made it so.
+            retry_delay: if due_at.is_some() { Some(Duration::ZERO) } else { self.retry_delay_ms.map(delay) },
+        }
+    }
 }
 
 /// A lane with unfinished deliveries.
@@ -96,11 +122,13 @@ impl Store {
                 Column::AttemptCount,
                 Column::RetryBase,
                 Column::NextAttemptAtMs,
+                Column::PlannedVersion,
             ])
             .expr_as(Expr::cust(RETRY_DELAY_MS), "retry_delay_ms")
             .filter(Column::SubscriptionId.eq(id.0))
             .filter(Column::Sequence.gt(after.0))
-            .filter(Expr::cust(UNFINISHED));
+            .filter(Expr::cust(UNFINISHED))
+            .filter(Expr::cust(NOT_DELETED));
         match scope {
             Scope::Without(keys) if keys.is_empty() => {}
             Scope::Without(keys) => {
@@ -115,23 +143,13 @@ impl Store {
             .into_model::<Row>()
             .all(&self.lanes)
             .await?;
-        let count = |column: i32| u32::try_from(column).unwrap_or(0);
-        Ok(rows
-            .into_iter()
-            .map(|row| Waiting {
-                id: DeliveryId(row.id),
-                event_id: EventId(row.event_id),
-                replay_of: row.replay_of.map(DeliveryId),
-                sequence: Sequence(row.sequence),
-                ordering_key: row.ordering_key.map(|key| OrderingKey(key.into())),
-                attempt_count: count(row.attempt_count),
-                retry_base: count(row.retry_base),
-                next_attempt_at: row.next_attempt_at_ms.map(Timestamp::from_millis),
-                retry_delay: row
-                    .retry_delay_ms
-                    .map(|delay| Duration::from_millis(u64::try_from(delay).unwrap_or(0))),
-            })
-            .collect())
+        // Only what was tried before can be concerned.
+        let lane = if rows.iter().any(|row| row.attempt_count > 0) {
+            LaneWide::of(&self.lanes, id).await?
+        } else {
+            LaneWide::default()
+        };
+        Ok(rows.into_iter().map(|row| row.judge(lane)).collect())
     }
 
     /// Lanes with unfinished deliveries, in id order, those above `after`: one
@@ -152,7 +170,8 @@ impl Store {
              AND d.subscription_id > lane.id ORDER BY d.subscription_id LIMIT 1) \
              FROM lane WHERE lane.id IS NOT NULL) \
              SELECT found.id, s.tenant, l.next_sequence - 1, s.version \
-             FROM (SELECT id FROM lane WHERE id IS NOT NULL LIMIT $2) AS found \
+             FROM (SELECT id FROM lane WHERE id IS NOT NULL \
+             AND id NOT IN (SELECT subscription_id FROM deletions) LIMIT $2) AS found \
              JOIN subscriptions s ON s.id = found.id JOIN lanes l ON l.subscription_id = found.id \
              ORDER BY found.id",
             [after.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()],

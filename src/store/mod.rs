@@ -25,6 +25,7 @@ mod error;
 mod files;
 mod held;
 pub mod intake;
+mod lane_wide;
 pub mod lanes;
 mod lock;
 pub mod notices;

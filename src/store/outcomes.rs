@@ -32,6 +32,10 @@ pub struct Outcome {
     pub health: Option<LaneHealth>,
     /// What becomes of the subscription, where anything does.
     pub standing: Option<(SubscriptionStatus, StatusReason)>,
+    /// The subscription's version by which `next_attempt_at` was planned.
+    pub planned_version: i64,
+    /// Attempts before a person gave the delivery a fresh set of retries.
+    pub retry_base: u32,
     /// See [`Subscription::endpoint_version`](posthorn_domain::subscription::Subscription). Where it
     /// is another one by now, neither health nor standing are those of the endpoint that is there.
     pub endpoint_version: i64,
@@ -103,6 +107,11 @@ impl Outcome {
 
     fn completed_at(&self, now: Timestamp) -> Option<i64> {
         self.status.is_finished().then(|| now.as_millis())
+    }
+
+    /// Kept as long as a retry waits.
+    fn planned_version(&self) -> Option<i64> {
+        self.next_attempt_at.map(|_| self.planned_version)
     }
 
     /// The error that a delivery ends with.

@@ -130,9 +130,13 @@ impl Store {
              (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL), \
              (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL AND status = $1), \
              (SELECT count(*) FROM lane_health WHERE circuit <> 0), \
-             (SELECT CAST(coalesce(sum(accepted - succeeded - failed), 0) AS bigint) FROM stats_minutes), \
+             (SELECT CAST(coalesce(sum(accepted - succeeded - failed), 0) AS bigint) FROM stats_minutes) - \
+             (SELECT count(*) FROM deletions x JOIN webhook_deliveries d \
+              ON d.subscription_id = x.subscription_id WHERE d.status < 3), \
              (SELECT CAST(coalesce(sum(succeeded), 0) AS bigint) FROM stats_minutes WHERE minute > $2), \
-             (SELECT CAST(coalesce(sum(failed), 0) AS bigint) FROM stats_minutes WHERE minute > $2)",
+             (SELECT CAST(coalesce(sum(failed), 0) AS bigint) FROM stats_minutes WHERE minute > $2), \
+             (SELECT count(*) FROM deletions x JOIN webhook_deliveries d \
+              ON d.subscription_id = x.subscription_id WHERE d.status < 3)",
             [SubscriptionStatus::Active.code().into(), minute(now.minus(WINDOW)).into()],
         );
         self.ask_stats(ask).await
@@ -149,11 +153,13 @@ impl Store {
              (SELECT count(*) FROM own WHERE deleted_at_ms IS NULL AND status = $1), \
              (SELECT count(*) FROM own JOIN lane_health h ON h.subscription_id = own.id WHERE h.circuit <> 0), \
              (SELECT count(*) FROM own JOIN webhook_deliveries d ON d.subscription_id = own.id \
-              WHERE d.status < 3), \
+              WHERE d.status < 3 AND own.deleted_at_ms IS NULL), \
              (SELECT count(*) FROM own JOIN webhook_deliveries d ON d.subscription_id = own.id \
               WHERE d.status = 3 AND d.completed_at_ms >= $3), \
              (SELECT count(*) FROM own JOIN webhook_deliveries d ON d.subscription_id = own.id \
-              WHERE d.status = 4 AND d.completed_at_ms >= $3)",
+              WHERE d.status = 4 AND d.completed_at_ms >= $3), \
+             (SELECT count(*) FROM own JOIN deletions x ON x.subscription_id = own.id \
+              JOIN webhook_deliveries d ON d.subscription_id = own.id WHERE d.status < 3)",
             [SubscriptionStatus::Active.code().into(), tenant.as_str().into(), window_began_ms.into()],
         );
         self.ask_stats(ask).await
@@ -165,13 +171,15 @@ impl Store {
             let value: i64 = row.try_get_by_index(index)?;
             Ok(u64::try_from(value).unwrap_or(0))
         };
+        // What is still to be written as ended of deleted subscriptions.
+        let ending = column(6)?;
         Ok(Stats {
             total_subscriptions: column(0)?,
             active_subscriptions: column(1)?,
             circuits_open: column(2)?,
             pending_deliveries: column(3)?,
             recent_success_count: column(4)?,
-            recent_failure_count: column(5)?,
+            recent_failure_count: column(5)?.saturating_add(ending),
         })
     }
 

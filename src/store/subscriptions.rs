@@ -9,19 +9,17 @@ mod row;
 pub(super) use row::{circuit_code, from_subscription, to_subscription};
 
 use posthorn_domain::audit::{Action, Stamp, Subject};
-use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
-use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait as _,
     IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     Statement,
 };
 
-use super::entity::{lane_health, subscriptions, webhook_deliveries};
+use super::entity::{lane_health, subscriptions};
 use super::notices::{self, Notice};
 use super::vault::Vault;
 use super::{Error, Store, audit, tx};
@@ -261,51 +259,30 @@ impl Store {
     }
 }
 
-/// What a change of a subscription means for its deliveries and its circuit.
+/// What a change of a subscription means for its deliveries and its circuit. The deliveries are not touched, however
+/// many there are: `lane_wide.rs` tells what it means for each.
 async fn follow_up(
     tx: &DatabaseTransaction,
     before: &Subscription,
     after: &Subscription,
     now: Timestamp,
 ) -> Result<(), Error> {
+    let (id, version) = (after.id.0, after.version);
     if after.forgives_retries(before) {
-        forgive_retries(tx, after.id).await?;
+        let forgive = "UPDATE subscriptions SET forgiven_version = $2 WHERE id = $1";
+        tx::execute(tx, forgive, [id.into(), version.into()]).await?;
     }
     if after.starts_fresh(before) {
         tx::execute(
             tx,
             "UPDATE lane_health SET circuit = 0, failures = 0, cool_down_ms = NULL, probe_at_ms = NULL, \
              failing_since_ms = NULL, endpoint_version = $2 WHERE subscription_id = $1",
-            [after.id.0.into(), after.endpoint_version.into()],
+            [id.into(), after.endpoint_version.into()],
         )
         .await?;
-        make_retries_due(tx, after.id, now).await?;
+        let due = "UPDATE subscriptions SET due_version = $2, due_at_ms = $3 WHERE id = $1";
+        tx::execute(tx, due, [id.into(), version.into(), now.as_millis().into()]).await?;
     }
-    Ok(())
-}
-
-/// The deliveries that failed so far get a fresh set of retries.
-async fn forgive_retries(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<(), Error> {
-    webhook_deliveries::Entity::update_many()
-        .col_expr(
-            webhook_deliveries::Column::RetryBase,
-            Expr::col(webhook_deliveries::Column::AttemptCount).into(),
-        )
-        .filter(webhook_deliveries::Column::SubscriptionId.eq(id.0))
-        .filter(webhook_deliveries::Column::Status.eq(DeliveryStatus::FailedAttempt.code()))
-        .exec(tx)
-        .await?;
-    Ok(())
-}
-
-async fn make_retries_due(tx: &DatabaseTransaction, id: SubscriptionId, now: Timestamp) -> Result<(), Error> {
-    webhook_deliveries::Entity::update_many()
-        .col_expr(webhook_deliveries::Column::NextAttemptAtMs, Expr::value(now.as_millis()))
-        .filter(webhook_deliveries::Column::SubscriptionId.eq(id.0))
-        .filter(webhook_deliveries::Column::Status.eq(DeliveryStatus::FailedAttempt.code()))
-        .filter(webhook_deliveries::Column::NextAttemptAtMs.gt(now.as_millis()))
-        .exec(tx)
-        .await?;
     Ok(())
 }
 

@@ -29,6 +29,7 @@ mod commands;
 mod configuration;
 mod crash;
 mod database_faults;
+mod deletion;
 mod deliveries;
 mod disk;
 mod documents;

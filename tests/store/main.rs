@@ -9,6 +9,7 @@ mod support;
 
 mod accepting;
 mod cluster;
+mod deleting;
 mod disk;
 mod migrations;
 mod plans;

@@ -92,9 +92,9 @@ async fn what_is_disabled_for_long_is_given_up(backend: Backend) {
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(world.store.fail_disabled(NOW, NOW).await.unwrap(), 0);
+    assert_eq!(world.store.fail_disabled(NOW, NOW, None).await.unwrap(), None);
     let later = NOW.plus(Duration::from_secs(1));
-    assert_eq!(world.store.fail_disabled(later, later).await.unwrap(), 1);
+    assert_eq!(world.store.fail_disabled(later, later, None).await.unwrap(), Some((disabled, 1)));
     let given_up = world.delivery(events[0].delivery_id).await;
     assert_eq!(given_up.status, DeliveryStatus::Failed);
     assert_eq!(given_up.error.as_deref(), Some("subscription disabled"));

@@ -160,6 +160,8 @@ pub(crate) fn outcome(delivery: &Delivery, number: u32, outcome: AttemptOutcome)
             .then(|| NOW.plus(Duration::from_secs(10))),
         health: None,
         standing: None,
+        planned_version: 1,
+        retry_base: 0,
         endpoint_version: 1,
         epoch: Epoch(0),
     }

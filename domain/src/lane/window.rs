@@ -178,6 +178,7 @@ impl Window {
             ticket: queued.ticket,
             attempt: AttemptNumber::after(queued.attempt_count),
             retries: queued.attempt_count.saturating_sub(queued.retry_base),
+            retry_base: queued.retry_base,
             flight,
             ended: entry.ended,
         })

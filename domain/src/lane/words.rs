@@ -172,6 +172,8 @@ pub struct Record {
     pub ticket: Ticket,
     /// Which of its attempts.
     pub attempt: AttemptNumber,
+    /// Attempts before it that count as retries no more.
+    pub retry_base: u32,
     /// What it meant for the delivery.
     pub outcome: AttemptOutcome,
     /// When the delivery is due again; set exactly where it goes on.

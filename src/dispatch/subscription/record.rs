@@ -16,10 +16,11 @@ use crate::clock::Clock;
 use crate::store::outcomes::Outcome;
 use crate::store::{CircuitState, LaneHealth};
 
-/// What is written down of an attempt that began at `began`.
+/// What is written down of an attempt that began at `began`, decided by the subscription's `version`.
 pub(super) fn outcome(
     clock: Clock,
     subscription_id: SubscriptionId,
+    version: i64,
     (endpoint_version, epoch): (i64, Epoch),
     record: &Record,
     reply: Attempted,
@@ -50,6 +51,8 @@ pub(super) fn outcome(
             Standing::Paused(reason) => (SubscriptionStatus::Paused, reason),
             Standing::Disabled(reason) => (SubscriptionStatus::Disabled, reason),
         }),
+        planned_version: version,
+        retry_base: record.retry_base,
         endpoint_version,
         epoch,
     }

@@ -249,6 +249,7 @@ impl Shell {
         let outcome = record::outcome(
             parts.clock,
             self.subscription.id,
+            self.subscription.version,
             (flight.endpoint_version, flight.epoch),
             record,
             *reply,

@@ -20,6 +20,8 @@ pub struct Model {
     pub error: Option<String>,
     pub created_at_ms: i64,
     pub completed_at_ms: Option<i64>,
+    /// The subscription's version by which its retry was planned; see `lane_wide.rs`.
+    pub planned_version: Option<i64>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

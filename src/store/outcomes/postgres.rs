@@ -7,31 +7,38 @@ use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, PgConnection};
 
+use super::super::columns::count_to_column;
 use super::super::stats::{Writer, minute};
 use super::super::subscriptions::circuit_code;
 use super::super::{Error, LaneHealth, cluster};
 use super::{Outcome, STANDING, Started, number};
 
 /// `input` is what began under an epoch that its slot still has; the lock keeps it so until the commit.
-/// `changed` finds each delivery by primary key and leaves one alone that somebody ended; `logged` and
-/// `counted` follow what it found.
+/// `changed` finds each delivery by primary key and leaves one alone that somebody ended, or whose subscription was
+/// deleted; `logged` and `counted` follow what it found.
 const RECORD: &str = "
 WITH input AS MATERIALIZED (
-    SELECT t.* FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
+    SELECT t.*, t.subscription_id IN (SELECT subscription_id FROM deletions) AS deleted
+    FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
                          $7::bytea[], $8::text[], $9::bigint[], $10::bigint[], $11::smallint[], $12::bigint[],
-                         $13::bigint[], $14::text[], $17::smallint[], $18::bigint[])
+                         $13::bigint[], $14::text[], $17::smallint[], $18::bigint[],
+                         $19::bigint[], $20::int[])
         AS t (id, delivery_id, subscription_id, attempt_number, outcome, status_code, response_body,
               error_message, duration_ms, attempted_at_ms, status, next_attempt_at_ms, completed_at_ms, error,
-              slot, epoch)
+              slot, epoch, planned_version, retry_base)
     JOIN slots s ON s.slot = t.slot AND s.epoch = t.epoch
     ORDER BY t.slot FOR SHARE OF s
 ), changed AS (
     UPDATE webhook_deliveries d SET
         attempt_count = i.attempt_number,
-        status = CASE WHEN d.status < 3 THEN i.status ELSE d.status END,
-        next_attempt_at_ms = CASE WHEN d.status < 3 THEN i.next_attempt_at_ms END,
-        completed_at_ms = CASE WHEN d.status < 3 THEN i.completed_at_ms ELSE d.completed_at_ms END,
-        error = CASE WHEN d.status < 3 THEN i.error ELSE d.error END
+        retry_base = i.retry_base,
+        planned_version = i.planned_version,
+        status = CASE WHEN d.status < 3 AND NOT i.deleted THEN i.status ELSE d.status END,
+        next_attempt_at_ms = CASE WHEN d.status < 3 AND NOT i.deleted THEN i.next_attempt_at_ms
+                                  ELSE d.next_attempt_at_ms END,
+        completed_at_ms = CASE WHEN d.status < 3 AND NOT i.deleted THEN i.completed_at_ms
+                               ELSE d.completed_at_ms END,
+        error = CASE WHEN d.status < 3 AND NOT i.deleted THEN i.error ELSE d.error END
     FROM input i
     WHERE d.id = i.delivery_id AND d.attempt_count = i.attempt_number - 1
     RETURNING d.status, d.completed_at_ms IS NOT DISTINCT FROM i.completed_at_ms AND d.status >= 3 AS ended,
@@ -174,6 +181,8 @@ async fn insert<O: Borrow<Outcome>>(
         .bind(Writer::Outcomes.code())
         .bind(outcomes().map(|o| i16::from(o.slot().0)).collect::<Vec<_>>())
         .bind(outcomes().map(|o| o.epoch.0).collect::<Vec<_>>())
+        .bind(outcomes().map(Outcome::planned_version).collect::<Vec<_>>())
+        .bind(outcomes().map(|o| count_to_column(o.retry_base)).collect::<Vec<_>>())
         .fetch_one(connection)
         .await?;
     Ok(usize::try_from(written).unwrap_or(0))

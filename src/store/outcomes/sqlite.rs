@@ -8,6 +8,8 @@ use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
+use super::super::columns::count_to_column;
+use super::super::lane_wide::NOT_DELETED;
 use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
 use super::super::subscriptions::circuit_code;
@@ -63,7 +65,7 @@ async fn mark(connection: &mut SqliteConnection, started: &[Started]) -> Result<
     Ok(())
 }
 
-/// Changes the deliveries that nobody ended, by primary key; those that it changed. One where the same
+/// Changes the deliveries that nobody ended and whose subscription is there, by primary key; those that it changed. One where the same
 /// was written before is not among them.
 async fn end(
     connection: &mut SqliteConnection,
@@ -74,9 +76,10 @@ async fn end(
     for (rows, chunk) in chunks(outcomes) {
         let sql = format!(
             "UPDATE webhook_deliveries SET attempt_count = o.column2, status = o.column3, \
-             next_attempt_at_ms = o.column4, completed_at_ms = o.column5, error = o.column6 FROM ({}) AS o \
-             WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND +status < 3 RETURNING id",
-            rows.values("(?, ?, ?, ?, ?, ?)")
+             next_attempt_at_ms = o.column4, completed_at_ms = o.column5, error = o.column6, \
+             planned_version = o.column7, retry_base = o.column8 FROM ({}) AS o \
+             WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND +status < 3 AND {NOT_DELETED} RETURNING id",
+            rows.values("(?, ?, ?, ?, ?, ?, ?, ?)")
         );
         let mut query = sqlx::query_scalar(&sql);
         for outcome in chunk {
@@ -86,7 +89,9 @@ async fn end(
                 .bind(outcome.status.code())
                 .bind(outcome.next_attempt_at.map(Timestamp::as_millis))
                 .bind(outcome.completed_at(now))
-                .bind(outcome.error());
+                .bind(outcome.error())
+                .bind(outcome.planned_version())
+                .bind(count_to_column(outcome.retry_base));
         }
         let ids: Vec<Uuid> = query.fetch_all(&mut *connection).await?;
         changed.extend(ids.into_iter().map(DeliveryId));

@@ -70,7 +70,7 @@ fn attempts_forgiven_before_count_no_more() {
     assert_eq!(rig.wakes_in(), Some(20), "the second retry of the new set");
     assert_eq!(rig.wait(20), [(1, 5)]);
     rig.finish(1, FAILURE);
-    assert_eq!(rig.last().outcome, AttemptOutcome::Failed);
+    assert_eq!((rig.last().outcome, rig.last().retry_base), (AttemptOutcome::Failed, 2));
 }
 
 #[test]
@@ -95,6 +95,7 @@ fn exhausted_retries_pause_where_the_policy_says_so() {
     assert_eq!(rig.wait(20), [(1, 6)]);
     assert_eq!(rig.finish(1, FAILURE), []);
     assert!(rig.last().standing.is_some(), "as many as before, and no more");
+    assert_eq!((record.retry_base, rig.last().retry_base), (0, 3), "those before count no more");
 }
 
 #[test]

@@ -46,6 +46,7 @@ pub(in crate::lane) struct Flying {
     pub(in crate::lane) attempt: AttemptNumber,
     /// Retries used up before this attempt ended.
     pub(in crate::lane) retries: u32,
+    pub(in crate::lane) retry_base: u32,
     pub(in crate::lane) flight: Flight,
     pub(in crate::lane) ended: bool,
 }
