@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod concurrency;
 pub mod delivery;
 pub mod encryption_key;
+pub mod fair_queue;
 pub mod foyer;
 pub mod header;
 pub mod hops;

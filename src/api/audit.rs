@@ -74,7 +74,7 @@ impl Audit {
         let limit = check_limit(limit.0, LIMIT_DEFAULT)?;
         let before = cursor.0.as_deref().map(read_id_cursor).transpose()?.map(AuditId);
         let asked = tenant.0.map(|name| name.0);
-        let store = self.control.store();
+        let store = self.control.read(caller.payer()).await?;
         let found = match caller.scope().narrowed(asked.as_ref()) {
             Scope::All => store.list_audit(None, before, limit + 1).await?,
             Scope::Tenant(own) => store.list_audit(Some(own), before, limit + 1).await?,

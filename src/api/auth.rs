@@ -43,6 +43,14 @@ impl Caller {
         }
     }
 
+    /// The tenant whose share of what is bounded by tenant it uses; `None`: that of whoever is not a tenant.
+    pub(super) const fn payer(&self) -> Option<&Tenant> {
+        match self.scope() {
+            Scope::Tenant(tenant) => Some(tenant),
+            Scope::All | Scope::Nothing => None,
+        }
+    }
+
     /// Whether what is `tenant`'s is there for it.
     pub(super) fn sees(&self, tenant: &Tenant) -> bool {
         self.scope().sees(tenant)

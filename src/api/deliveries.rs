@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Tag;
 use super::auth::Caller;
 use super::body::Json;
-use super::paging::{check_limit, cut, read_cursor, write_cursor};
+use super::paging::{check_limit, read_cursor, write_cursor};
 use super::problem::{Kind, Problem};
 use super::scope::{check_delivery, find_subscription};
 use super::words::{DeliveryState, Time};
@@ -52,6 +52,9 @@ enum ReplayAnswer {
 #[OpenApi(tag = "Tag::Deliveries")]
 impl Deliveries {
     /// List a subscription's deliveries, the newest first
+    ///
+    /// A page looks at a bounded part of the history: with a filter it may hold fewer than `limit`, even none, and yet
+    /// have a `next_cursor`, which goes on from there.
     #[expect(clippy::too_many_arguments, reason = "one for each parameter")]
     #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "listDeliveries")]
     async fn list(
@@ -78,12 +81,13 @@ impl Deliveries {
             until: until.0.map(|time| time.0),
             before: cursor.0.as_deref().map(read_cursor).transpose()?,
         };
+        let store = self.control.read(caller.payer()).await?;
         find_subscription(&self.control, &caller, id).await?;
-        let found = self.control.store().list_deliveries(id, &filter, limit + 1).await?;
-        let (found, next_cursor) = cut(found, limit, |last| write_cursor(last.sequence));
-        let waiting = self.control.waiting_for(id, &found).await?;
+        let found = store.list_deliveries(id, &filter, limit).await?;
+        let next_cursor = found.go_on_before.map(write_cursor);
+        let waiting = self.control.waiting_for(id, &found.items).await?;
         let items =
-            found.into_iter().zip(waiting).map(|(delivery, waiting)| Delivery::new(delivery, waiting));
+            found.items.into_iter().zip(waiting).map(|(delivery, waiting)| Delivery::new(delivery, waiting));
         Ok(Json(DeliveryPage { items: items.collect(), next_cursor }))
     }
 
@@ -95,8 +99,9 @@ impl Deliveries {
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<Json<Delivery>, Problem> {
+        let store = self.control.read(caller.payer()).await?;
         let id = self.own(&caller, id.0).await?;
-        let found = self.control.store().delivery(id).await?;
+        let found = store.delivery(id).await?;
         Ok(Json(explained(&self.control, found.ok_or_else(Problem::no_delivery)?).await?))
     }
 
@@ -110,8 +115,9 @@ impl Deliveries {
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<PayloadAnswer, Problem> {
+        let store = self.control.read(caller.payer()).await?;
         let id = self.own(&caller, id.0).await?;
-        let found = self.control.store().payload(id).await?;
+        let found = store.payload(id).await?;
         found.map(PayloadAnswer).ok_or_else(Problem::no_delivery)
     }
 

@@ -138,7 +138,7 @@ impl Keys {
         caller.check_admin()?;
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.map(|name| name.0);
-        let found = self.control.store().list_keys(tenant.as_ref(), page, limit).await?;
+        let found = self.control.read(caller.payer()).await?.list_keys(tenant.as_ref(), page, limit).await?;
         let pages = found.total.div_ceil(u64::from(limit));
         let items = found.items.into_iter().map(ApiKey::from).collect();
         Ok(Json(PaginatedApiKeys { items, total: found.total, page, limit, pages }))

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 pub(super) use self::kind::Kind;
 
-use crate::dispatch::IngestError;
+use crate::dispatch::{IngestError, ReadsBusy};
 use crate::store;
 
 /// The content type of every problem.
@@ -169,6 +169,14 @@ impl Problem {
     #[cfg(test)]
     pub(super) fn errors(&self) -> &[FieldError] {
         &self.errors
+    }
+}
+
+/// Told in no log line: one that reads too much would fill it.
+impl From<ReadsBusy> for Problem {
+    fn from(_: ReadsBusy) -> Self {
+        let detail = "too many reads wait; send fewer at once, and this one again later";
+        Self::new(Kind::StoreUnavailable, detail).retry_after(STORE_RETRY_AFTER)
     }
 }
 

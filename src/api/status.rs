@@ -135,8 +135,8 @@ impl Status {
         delivery_id: Path<Uuid>,
     ) -> Result<Json<DeliveryStatus>, Problem> {
         let id = DeliveryId(delivery_id.0);
+        let store = self.control.read(caller.payer()).await?;
         check_delivery(&self.control, &caller, id).await?;
-        let store = self.control.store();
         let delivery = store.delivery(id).await?.ok_or_else(Problem::no_delivery)?;
         let attempts = store.attempts_of_delivery(id).await?.into_iter().map(DeliveryAttempt::from).collect();
         Ok(Json(DeliveryStatus { delivery: explained(&self.control, delivery).await?, attempts }))
@@ -159,8 +159,9 @@ impl Status {
     ) -> Result<Json<Vec<DeliveryAttempt>>, Problem> {
         let id = SubscriptionId(subscription_id.0);
         let limit = check_limit(limit.0, ATTEMPTS_LIMIT_DEFAULT)?;
+        let store = self.control.read(caller.payer()).await?;
         find_subscription(&self.control, &caller, id).await?;
-        let attempts = self.control.store().attempts_of_subscription(id, limit).await?;
+        let attempts = store.attempts_of_subscription(id, limit).await?;
         Ok(Json(attempts.into_iter().map(DeliveryAttempt::from).collect()))
     }
 

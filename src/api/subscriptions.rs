@@ -107,9 +107,10 @@ impl Subscriptions {
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.as_deref().map(parse_tenant).transpose()?;
         let status = status.0.map(|word| word.0);
+        let store = self.control.read(caller.payer()).await?;
         let list = async |tenant| {
             let filter = SubscriptionFilter { tenant, status };
-            self.control.store().list_subscriptions(&filter, page, limit).await
+            store.list_subscriptions(&filter, page, limit).await
         };
         let found = match caller.scope().narrowed(tenant.as_ref()) {
             Scope::All => list(None).await?,
@@ -133,8 +134,9 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
+        let store = self.control.read(caller.payer()).await?;
         let id = self.own(&caller, id.0).await?;
-        self.shown(self.control.store().subscription_view(id).await?)
+        self.shown(store.subscription_view(id).await?)
     }
 
     /// Change a subscription
@@ -221,8 +223,9 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<SigningSecret>, Problem> {
+        let store = self.control.read(caller.payer()).await?;
         let id = self.own(&caller, id.0).await?;
-        secret(self.control.store().subscription_view(id).await?)
+        secret(store.subscription_view(id).await?)
     }
 
     /// Replace the signing secret

@@ -68,7 +68,7 @@ impl Tenants {
         if !caller.sees(&tenant.0.0) {
             return Err(Problem::new(Kind::NotFound, "there is no tenant of this name"));
         }
-        let settings = self.control.store().tenant_settings(&tenant.0.0).await?;
+        let settings = self.control.read(caller.payer()).await?.tenant_settings(&tenant.0.0).await?;
         Ok(Json(Tenant::new(&tenant.0.0, settings)))
     }
 

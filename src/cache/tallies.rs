@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use moka::Expiry;
 use moka::future::Cache;
 use posthorn_domain::tenant::Tenant;
+use tokio::sync::Semaphore;
 
 use crate::store::{Error, Stats};
 
@@ -15,9 +16,16 @@ const TENANTS_MAX: u64 = 10_000;
 /// tenth of it.
 const KEPT_TIMES: u32 = 9;
 
+/// Tenants that are counted at the same time: a short count beside a long one.
+const COUNTS_AT_ONCE: usize = 2;
+
 /// Each tenant's statistics, counted by one at a time.
 #[derive(Clone, Debug)]
-pub(super) struct Tallies(Cache<Tenant, Tally>);
+pub(super) struct Tallies {
+    kept: Cache<Tenant, Tally>,
+    /// Counting takes long, and a connection meanwhile.
+    turn: Arc<Semaphore>,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Tally {
@@ -27,7 +35,8 @@ struct Tally {
 
 impl Tallies {
     pub(super) fn new() -> Self {
-        Self(Cache::builder().max_capacity(TENANTS_MAX).expire_after(AsLongAsItTook).build())
+        let kept = Cache::builder().max_capacity(TENANTS_MAX).expire_after(AsLongAsItTook).build();
+        Self { kept, turn: Arc::new(Semaphore::new(COUNTS_AT_ONCE)) }
     }
 
     /// What is kept, or what `count` finds; whoever asks meanwhile waits for the same count.
@@ -37,12 +46,14 @@ impl Tallies {
         count: impl Future<Output = Result<Stats, Error>>,
     ) -> Result<Stats, Error> {
         let counting = async {
+            // Never closed, so there is always a turn to wait for.
+            let _turn = self.turn.acquire().await;
             let began = Instant::now();
             count.await.map(|stats| Tally { stats, took: began.elapsed() })
         };
         // All who waited get the error; one that is shared is of use for its text alone.
         let failed = |error: Arc<Error>| Error::Unavailable(error.to_string());
-        self.0.try_get_with_by_ref(tenant, counting).await.map(|tally| tally.stats).map_err(failed)
+        self.kept.try_get_with_by_ref(tenant, counting).await.map(|tally| tally.stats).map_err(failed)
     }
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::Parts;
 use super::dispatcher::DispatcherMsg;
+use super::reads::{Reading, ReadsBusy};
 use crate::store::cluster::Cluster;
 use crate::store::{CircuitState, CircuitView, Error, Stats, Store, SubscriptionView, Update};
 
@@ -46,7 +47,12 @@ impl Control {
         Stamp { by, at: self.parts.clock.now() }
     }
 
-    /// The store, for reading.
+    /// The store, for what one request reads in the tenant's name, or an admin's. To be held as long as it reads.
+    pub async fn read(&self, tenant: Option<&Tenant>) -> Result<Reading<'_>, ReadsBusy> {
+        self.parts.reads.begin(&self.parts.store, tenant).await
+    }
+
+    /// The store, for what does not wait for [its turn](Self::read).
     pub fn store(&self) -> &Store {
         &self.parts.store
     }

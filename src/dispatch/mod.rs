@@ -34,6 +34,7 @@ mod membership;
 mod outcome_writer;
 mod pace;
 mod quota;
+mod reads;
 mod root;
 mod subscription;
 mod tenants;
@@ -53,6 +54,7 @@ use crate::sender::Sender;
 use crate::store::Store;
 
 pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
+pub use reads::{Reading, ReadsBusy};
 pub use root::Dispatch;
 
 use admission::Admission;
@@ -65,6 +67,7 @@ use leases::Leases;
 use limits::Limits;
 use membership::Membership;
 use outcome_writer::OutcomeQueue;
+use reads::Reads;
 use tenants::Tenants;
 
 /// How dispatch is set up.
@@ -109,6 +112,7 @@ struct Parts {
     leases: Leases,
     membership: Membership,
     loads: Semaphore,
+    reads: Reads,
 }
 
 impl Parts {
@@ -133,6 +137,7 @@ impl Parts {
             leases,
             membership: Membership::new(clock.now()),
             loads: Semaphore::new(LOADS_AT_ONCE),
+            reads: Reads::new(),
         })
     }
 }

@@ -47,6 +47,8 @@ impl Settings {
 
 /// Connections for whatever comes; the hot paths hold their own.
 const GENERAL_CONNECTIONS: u32 = 12;
+/// On SQLite the hot paths take from the same: a writer, a change, what lanes and the API read, and two to spare.
+const SQLITE_CONNECTIONS: u32 = 16;
 /// One for each writer, some for what lanes read, and two to spare while broken ones are replaced.
 const HOT_CONNECTIONS: u32 = 10;
 /// A connection that was used a moment ago is there; asking it first would cost as much as a short query.
@@ -93,7 +95,7 @@ impl Store {
             files::prepare(path).map_err(|error| unusable(&error))?;
         }
         let pool = SqlitePoolOptions::new()
-            .max_connections(GENERAL_CONNECTIONS)
+            .max_connections(SQLITE_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
             .connect_with(options)

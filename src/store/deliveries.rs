@@ -21,19 +21,6 @@ use super::stats::{Counts, Writer};
 use super::subscriptions::live;
 use super::{Error, Store, audit, tx};
 
-/// Which deliveries to list; what is left out does not matter.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeliveryFilter {
-    /// Where they stand.
-    pub status: Option<DeliveryStatus>,
-    /// Accepted at this time or later.
-    pub since: Option<Timestamp>,
-    /// Accepted before this time.
-    pub until: Option<Timestamp>,
-    /// Numbered below this; where the page before ended.
-    pub before: Option<Sequence>,
-}
-
 /// An event's bytes as they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Payload {
@@ -79,7 +66,7 @@ impl Store {
     }
 
     /// What holds for the whole lane of these deliveries, where that may concern one of them.
-    async fn lane_wide(&self, id: SubscriptionId, rows: &[Model]) -> Result<LaneWide, Error> {
+    pub(super) async fn lane_wide(&self, id: SubscriptionId, rows: &[Model]) -> Result<LaneWide, Error> {
         if rows.iter().all(|row| row.status >= DeliveryStatus::Success.code()) {
             return Ok(LaneWide::default());
         }
@@ -104,45 +91,18 @@ impl Store {
         found.map(|name| name.parse().map_err(|_| Error::corrupt("tenant of delivery", id))).transpose()
     }
 
-    /// A subscription's deliveries, the newest first; uses `webhook_deliveries_in_order`, or the
-    /// partial index of the status asked for.
-    pub async fn list_deliveries(
+    /// The number of the earliest unfinished delivery of a lane, or of those with a key in it; by
+    /// `webhook_deliveries_unfinished` or `…_by_key`.
+    pub async fn first_unfinished(
         &self,
-        subscription_id: SubscriptionId,
-        filter: &DeliveryFilter,
-        limit: u32,
-    ) -> Result<Vec<Delivery>, Error> {
-        let mut query = Entity::find().filter(Column::SubscriptionId.eq(subscription_id.0));
-        if let Some(status) = filter.status {
-            query = query.filter(Column::Status.eq(status.code()));
-        }
-        if let Some(since) = filter.since {
-            query = query.filter(Column::CreatedAtMs.gte(since.as_millis()));
-        }
-        if let Some(until) = filter.until {
-            query = query.filter(Column::CreatedAtMs.lt(until.as_millis()));
-        }
-        if let Some(before) = filter.before {
-            query = query.filter(Column::Sequence.lt(before.0));
-        }
-        let rows = query.order_by_desc(Column::Sequence).limit(u64::from(limit)).all(&self.orm).await?;
-        let lane = self.lane_wide(subscription_id, &rows).await?;
-        rows.into_iter().map(|row| to_delivery(lane.judge(row))).collect()
-    }
-
-    /// The number of the earliest unfinished delivery that `delivery` has to wait for, by
-    /// `webhook_deliveries_unfinished` or `…_by_key`; none where it waits for none.
-    pub async fn earlier_unfinished(
-        &self,
-        delivery: &Delivery,
+        id: SubscriptionId,
         key: Option<&OrderingKey>,
     ) -> Result<Option<Sequence>, Error> {
         let mut query = Entity::find()
             .select_only()
             .column(Column::Sequence)
-            .filter(Column::SubscriptionId.eq(delivery.subscription_id.0))
-            .filter(Column::Status.lt(DeliveryStatus::Success.code()))
-            .filter(Column::Sequence.lt(delivery.sequence.0));
+            .filter(Column::SubscriptionId.eq(id.0))
+            .filter(Column::Status.lt(DeliveryStatus::Success.code()));
         if let Some(key) = key {
             query = query.filter(Column::OrderingKey.eq(&*key.0));
         }
@@ -300,7 +260,7 @@ async fn take_sequence(
     Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
 }
 
-fn to_delivery(row: Model) -> Result<Delivery, Error> {
+pub(super) fn to_delivery(row: Model) -> Result<Delivery, Error> {
     Ok(Delivery {
         id: DeliveryId(row.id),
         subscription_id: SubscriptionId(row.subscription_id),

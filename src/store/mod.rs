@@ -18,6 +18,7 @@ pub mod cluster;
 mod columns;
 mod connect;
 mod deliveries;
+mod delivery_list;
 mod disk;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
 mod entity;
@@ -53,7 +54,8 @@ use tokio_util::sync::CancellationToken;
 pub use api_keys::{KeyPage, LastAdminKey, Revocation};
 pub use attempts::Activity;
 pub use connect::Settings;
-pub use deliveries::{Change, DeliveryFilter, Payload, Replayed};
+pub use deliveries::{Change, Payload, Replayed};
+pub use delivery_list::{DeliveryFilter, DeliveryList};
 pub use error::Error;
 pub use lock::InstanceLock;
 pub use secrets::Sealed;

@@ -19,6 +19,8 @@ use sea_orm::{
     Statement,
 };
 
+use uuid::Uuid;
+
 use super::entity::{lane_health, subscriptions};
 use super::notices::{self, Notice};
 use super::vault::Vault;
@@ -206,11 +208,25 @@ impl Store {
             query = query.filter(subscriptions::Column::Status.eq(status.code()));
         }
         let total = query.clone().count(&self.orm).await?;
-        let rows = query
-            .find_also_related(lane_health::Entity)
+        let offset = u64::from(page.saturating_sub(1)) * u64::from(limit);
+        if offset >= total {
+            return Ok(SubscriptionPage { items: Vec::new(), total });
+        }
+        // What is skipped is read in the index alone.
+        let ids: Vec<Uuid> = query
+            .select_only()
+            .column(subscriptions::Column::Id)
             .order_by_desc(subscriptions::Column::Id)
             .limit(u64::from(limit))
-            .offset(u64::from(page.saturating_sub(1)) * u64::from(limit))
+            .offset(offset)
+            .into_tuple()
+            .all(&self.orm)
+            .await?;
+        let rows = subscriptions::Entity::find()
+            .filter(subscriptions::Column::Id.is_in(ids))
+            .filter(subscriptions::Column::DeletedAtMs.is_null())
+            .find_also_related(lane_health::Entity)
+            .order_by_desc(subscriptions::Column::Id)
             .all(&self.orm)
             .await?;
         let items = rows

@@ -115,10 +115,11 @@ pub(crate) fn marks(sorted: &[Duration]) -> (Duration, Duration) {
 
 /// Twice the median and five times the 99th of a hundred that it had alone, or what a busy machine may add.
 pub(crate) fn check_beside(alone: &[Duration], crowded: &[Duration]) {
-    const ADDED: Duration = Duration::from_millis(50);
+    // A debug build answers slowly, and beside other tests.
+    const ADDED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
     let ((median, most), (median_beside, most_beside)) = (marks(alone), marks(crowded));
     assert!(
-        median_beside <= (median * 2).max(median + ADDED / 2),
+        median_beside <= (median * 2).max(median + ADDED / 5),
         "{median:?} alone, {median_beside:?} beside"
     );
     assert!(most_beside <= (most * 5).max(most + ADDED), "99 %: {most:?} alone, {most_beside:?} beside");

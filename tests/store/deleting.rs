@@ -15,12 +15,12 @@ use crate::on_both_databases;
 use crate::support::Backend;
 use crate::world::{BACKLOG_MAX, NOW, STAMP, World, intake, outcome};
 
-on_both_databases![
+on_both_databases!(
     a_deleted_backlog_reads_as_ended_and_is_ended_in_slices,
     an_outcome_after_the_deletion_adds_its_attempt,
     a_new_target_makes_retries_due_and_touches_none,
-    forgiven_retries_are_counted_anew,
-];
+    forgiven_retries_are_counted_anew
+);
 
 const LATER: Duration = Duration::from_secs(5);
 

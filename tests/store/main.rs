@@ -11,6 +11,7 @@ mod accepting;
 mod cluster;
 mod deleting;
 mod disk;
+mod lists;
 mod migrations;
 mod plans;
 mod recording;

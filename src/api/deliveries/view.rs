@@ -50,7 +50,7 @@ pub(in crate::api) struct WaitingFor {
 /// One page of a subscription's deliveries, the newest first.
 #[derive(Serialize, Object)]
 pub(in crate::api) struct DeliveryPage {
-    /// At most `limit` of them.
+    /// At most `limit` of them; may be fewer, even none, though more follow.
     pub(super) items: Vec<Delivery>,
     /// Leads to the next page; null on the last one.
     pub(super) next_cursor: Option<String>,

@@ -1,9 +1,10 @@
 //! What a person may do to one delivery, and why it waits.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use posthorn_domain::audit::Actor;
-use posthorn_domain::delivery::{Delivery, WaitingFor};
+use posthorn_domain::delivery::{Delivery, OrderingKey, WaitingFor};
 use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use posthorn_domain::lane::Held;
 use posthorn_domain::subscription::{Ordering, Subscription, SubscriptionStatus};
@@ -64,6 +65,7 @@ impl Control {
             return Ok(vec![None; deliveries.len()]);
         };
         let held = self.held(id, deliveries).await;
+        let mut lines = Lines::default();
         let mut reasons = Vec::with_capacity(deliveries.len());
         for (delivery, held) in deliveries.iter().zip(held) {
             let mut facts = Facts {
@@ -78,7 +80,7 @@ impl Control {
                 held,
             };
             if facts.depend_on_its_line() {
-                facts.earlier = self.earlier(&view.subscription, delivery).await?;
+                facts.earlier = self.earlier(&view.subscription, delivery, &mut lines).await?;
             }
             let clock = self.parts.clock;
             reasons.push(facts.explain(clock.now(), |at| clock.timestamp(at)));
@@ -102,11 +104,23 @@ impl Control {
         &self,
         subscription: &Subscription,
         delivery: &Delivery,
+        lines: &mut Lines,
     ) -> Result<Option<Sequence>, Error> {
-        match (subscription.config.ordering, &delivery.ordering_key) {
-            (Ordering::Strict, _) => self.parts.store.earlier_unfinished(delivery, None).await,
-            (Ordering::Key, Some(key)) => self.parts.store.earlier_unfinished(delivery, Some(key)).await,
-            (Ordering::Key, None) | (Ordering::None, _) => Ok(None),
-        }
+        let key = match (subscription.config.ordering, &delivery.ordering_key) {
+            (Ordering::Strict, _) => None,
+            (Ordering::Key, Some(key)) => Some(key.clone()),
+            (Ordering::Key, None) | (Ordering::None, _) => return Ok(None),
+        };
+        let first = if let Some(first) = lines.get(&key) {
+            *first
+        } else {
+            let first = self.parts.store.first_unfinished(subscription.id, key.as_ref()).await?;
+            lines.insert(key, first);
+            first
+        };
+        Ok(first.filter(|first| *first < delivery.sequence))
     }
 }
+
+/// The earliest unfinished delivery of each line, asked for once: many of a page stand in the same.
+type Lines = BTreeMap<Option<OrderingKey>, Option<Sequence>>;
