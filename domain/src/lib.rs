@@ -24,6 +24,7 @@ pub mod foyer;
 pub mod header;
 pub mod hops;
 pub mod id;
+pub mod intake_queue;
 pub mod lane;
 pub mod limits;
 pub mod payload;

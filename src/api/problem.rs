@@ -214,6 +214,7 @@ impl Problem {
             }
             IngestError::QuotaSpent { retry_after } => Self::quota_spent(retry_after),
             IngestError::BacklogFull { retry_after } => Self::backlog_full(retry_after),
+            IngestError::OverShare { retry_after } => Self::over_share(retry_after),
             IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
             IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
         }
@@ -229,6 +230,13 @@ impl Problem {
         let detail = "the subscription has as many unfinished deliveries as POSTHORN_MAX_BACKLOG allows; \
                       nothing was stored";
         Self::new(Kind::BacklogFull, detail).retry_after(retry_after)
+    }
+
+    /// The tenant has too much under way at once.
+    fn over_share(retry_after: Duration) -> Self {
+        let detail = "the tenant has more under way at once than its share, and others need the rest; nothing was \
+                      stored";
+        Self::new(Kind::OverShare, detail).retry_after(retry_after)
     }
 
     fn store_unavailable(retry_after: Duration) -> Self {

@@ -3,19 +3,17 @@
 //! Natural batching: whatever waits goes into one transaction, all waiters are answered after its
 //! commit, and at once the next begins. A lone event is not delayed, and a thousand share one sync.
 //!
-//! The queue before the writer is bounded, in events and in bytes; when it is full the answer is
-//! "busy" at once. Where a commit's answer is lost, the writer looks the batch up by the ids it
-//! chose: what is there is accepted, and what isn't is written again.
+//! The queue before the writer ([`ingest_queue`](super::ingest_queue)) is bounded, and shared by the tenants. Where
+//! a commit's answer is lost, the writer looks the batch up by the ids it chose: what is there is accepted, and
+//! what isn't is written again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::cluster::Slot;
-use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::id::DeliveryId;
 use posthorn_domain::lane::{Queued, Ticket};
-use posthorn_domain::tenant::Tenant;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
 
@@ -23,18 +21,11 @@ use super::Parts;
 use super::backoff::Backoff;
 use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
+use super::ingest_queue::{Item, Submitted};
 use crate::store::intake::{Answer, Intake, IntakeWriter};
 use crate::store::notices::Notice;
 use crate::store::{Error, Payload};
 
-/// Events that wait for the writer: some ten batches.
-const QUEUE_EVENTS: usize = 4096;
-/// Their bytes, so that large payloads do not make the queue large.
-const QUEUE_BYTES: usize = 64 * 1024 * 1024;
-/// Events of one transaction.
-const BATCH_EVENTS: usize = 512;
-/// Bytes after which a batch takes no more.
-const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// How long the store is tried before its waiters hear that it is not available.
 const PATIENCE: Duration = Duration::from_secs(4);
 /// When a client may try again.
@@ -42,105 +33,28 @@ pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-/// An event on its way in, with whoever waits for the answer.
-struct Item {
-    intake: Intake,
-    /// Its subscription's.
-    tenant: Tenant,
-    reply: oneshot::Sender<Result<Submitted, IngestError>>,
-    /// Its share of the queue's bytes; given back with the answer.
-    bytes: OwnedSemaphorePermit,
-}
-
-/// What came of an event that was handed in.
-pub(super) enum Submitted {
-    /// The store has judged it.
-    Answered(Answer),
-    /// There is no room for it, as far as was counted: here it is again.
-    BacklogFull(Box<Intake>),
-}
-
-/// The bounded queue before the writer; it outlives a writer that dies.
-pub(super) struct IngestQueue {
-    items: mpsc::Sender<Item>,
-    waiting: Arc<Mutex<mpsc::Receiver<Item>>>,
-    bytes: Arc<Semaphore>,
-}
-
-impl IngestQueue {
-    pub(super) fn new() -> Self {
-        let (items, waiting) = mpsc::channel(QUEUE_EVENTS);
-        let bytes = Arc::new(Semaphore::new(QUEUE_BYTES));
-        Self { items, waiting: Arc::new(Mutex::new(waiting)), bytes }
-    }
-
-    /// Hands an event in and waits until it is stored or refused.
-    ///
-    /// May be dropped: the event is then stored or not, and nobody hears of it.
-    pub(super) async fn submit(&self, intake: Intake, tenant: Tenant) -> Result<Submitted, IngestError> {
-        let busy = || IngestError::Busy { retry_after: RETRY_AFTER };
-        let size = u32::try_from(intake.payload.len()).map_err(|_| busy())?;
-        let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(size).map_err(|_| busy())?;
-        let (reply, answer) = oneshot::channel();
-        self.items.try_send(Item { intake, tenant, reply, bytes }).map_err(|_| busy())?;
-        // Without an answer the writer died with the batch: it may have been stored.
-        answer.await.unwrap_or(Err(IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }))
-    }
-}
-
 /// The writer's loop.
 pub(super) async fn run(parts: Arc<Parts>) {
-    let mut waiting = Arc::clone(&parts.ingest.waiting).lock_owned().await;
+    let _writer = parts.ingest.writer().await;
     let mut writer = IntakeWriter::new(&parts.store, parts.settings.backlog_max);
-    let mut queue: Vec<Item> = Vec::new();
     loop {
-        if queue.is_empty() && waiting.recv_many(&mut queue, BATCH_EVENTS).await == 0 {
-            return;
-        }
-        while queue.len() < BATCH_EVENTS {
-            let Ok(item) = waiting.try_recv() else { break };
-            queue.push(item);
-        }
-        let batch = take_batch(&mut queue);
+        // Counted as waiting until all of it is answered.
+        let (batch, _taken) = parts.ingest.next().await;
         commit(&parts, &mut writer, batch).await;
     }
-}
-
-/// What of `queue` goes into one transaction, in its order: as many bytes as fit, and of each
-/// idempotency key the first only, since the others are answered by what that one stores.
-fn take_batch(queue: &mut Vec<Item>) -> Vec<Item> {
-    let mut keys: BTreeSet<(SubscriptionId, String)> = BTreeSet::new();
-    let mut blocked: BTreeSet<SubscriptionId> = BTreeSet::new();
-    let mut bytes = 0;
-    let (mut batch, mut rest) = (Vec::with_capacity(queue.len()), Vec::new());
-    for item in queue.drain(..) {
-        let id = item.intake.subscription_id;
-        let repeated =
-            item.intake.idempotency_key.as_ref().is_some_and(|key| !keys.insert((id, key.clone())));
-        // What comes after one that waits, waits as well: numbers follow the order of arrival.
-        if repeated || bytes >= BATCH_BYTES || blocked.contains(&id) {
-            blocked.insert(id);
-            rest.push(item);
-        } else {
-            bytes += item.intake.payload.len();
-            batch.push(item);
-        }
-    }
-    *queue = rest;
-    batch
 }
 
 /// Stores a batch and answers everyone who waits for it.
 async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
     let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
-        batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply, item.bytes))).unzip();
+        batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply))).unzip();
     for intake in &mut intakes {
         intake.elsewhere = !parts.leases.serves(Slot::of(intake.subscription_id));
     }
     let answers = store(parts, writer, &intakes).await;
     let mut stored = Vec::with_capacity(intakes.len());
     let mut moved = Vec::new();
-    for ((intake, answer), (tenant, reply, bytes)) in intakes.into_iter().zip(answers).zip(replies) {
+    for ((intake, answer), (tenant, reply)) in intakes.into_iter().zip(answers).zip(replies) {
         let answer = match answer {
             Ok(Answer::BacklogFull) => {
                 let _ = reply.send(Ok(Submitted::BacklogFull(Box::new(intake))));
@@ -154,7 +68,6 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
                 // Its slot went while the event was being stored: whoever has it now was not told.
                 moved.extend((!intake.elsewhere).then_some((id, sequence)));
                 let _ = reply.send(answer.map(Submitted::Answered));
-                drop(bytes);
                 continue;
             }
             let Intake { content_type, payload: bytes, hops, .. } = intake;
@@ -170,7 +83,6 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
         }
         // A client that left waits for nothing.
         let _ = reply.send(answer.map(Submitted::Answered));
-        drop(bytes);
     }
     if !moved.is_empty()
         && let Err(error) = parts.store.tell(&Notice::Accepted(moved)).await

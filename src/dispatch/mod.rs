@@ -24,6 +24,7 @@ mod control;
 mod deletions;
 mod dispatcher;
 mod ears;
+mod ingest_queue;
 mod ingest_writer;
 mod janitor;
 #[cfg(test)]
@@ -62,7 +63,7 @@ use arrivals::Arrivals;
 use backlogs::Backlogs;
 use deletions::Deletions;
 use dispatcher::DispatcherLink;
-use ingest_writer::IngestQueue;
+use ingest_queue::IngestQueue;
 use leases::Leases;
 use limits::Limits;
 use membership::Membership;

@@ -50,6 +50,7 @@ mod lifecycle;
 mod listen;
 mod loops;
 mod names;
+mod neighbours;
 mod open_circuits;
 mod ordering;
 mod outage;

@@ -28,7 +28,7 @@ const PARAMETER: &[Kind] = &[Kind::InvalidParameter];
 /// Where there is a query.
 const QUERIED: &[Kind] = &[Kind::InvalidParameter, Kind::InvalidFields];
 /// Where an event is handed in.
-const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull];
+const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull, Kind::OverShare];
 /// Where there is a body.
 const BODY: &[Kind] = &[
     Kind::MalformedJson,

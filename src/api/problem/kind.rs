@@ -72,6 +72,8 @@ kinds! {
     QuotaSpent = TOO_MANY_REQUESTS "quota-spent" "More events than the tenant may hand in",
     /// The subscription has as many unfinished deliveries as it may have.
     BacklogFull = TOO_MANY_REQUESTS "backlog-full" "More events than may wait",
+    /// The tenant has more under way at once than its share.
+    OverShare = TOO_MANY_REQUESTS "over-share" "The tenant has too much under way at once",
     /// A bug of ours.
     Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
     /// The database cannot take or tell anything now; nothing was done.

@@ -121,6 +121,11 @@ const fn explain(kind: Kind) -> &'static str {
              subscriptions. Nothing was stored; try again after the time that Retry-After names. An \
              administrator sees the limit with GET /tenants/{tenant} and changes it with PUT."
         }
+        Kind::OverShare => {
+            "The tenant has more under way at once than its share while others need the rest: events that wait \
+             to be stored, or changes that wait for their turn. Nothing was stored or changed; try again after the \
+             time that Retry-After names, with fewer requests at once."
+        }
         Kind::BacklogFull => {
             "The subscription has POSTHORN_MAX_BACKLOG unfinished deliveries: its endpoint is slower than \
              what is handed in, fails, or is paused. Nothing was stored; try again after the time that \

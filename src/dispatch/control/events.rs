@@ -14,7 +14,8 @@ use uuid::Uuid;
 
 use super::Control;
 use crate::dispatch::dispatcher::DispatcherMsg;
-use crate::dispatch::ingest_writer::{RETRY_AFTER, Submitted};
+use crate::dispatch::ingest_queue::Submitted;
+use crate::dispatch::ingest_writer::RETRY_AFTER;
 use crate::store::intake::{Answer, Intake};
 use crate::store::{Error, Replayed};
 
@@ -67,6 +68,12 @@ pub enum IngestError {
     /// The subscription has as many unfinished deliveries as it may have; nothing was stored.
     #[error("the subscription's backlog is full")]
     BacklogFull {
+        /// When to try again.
+        retry_after: Duration,
+    },
+    /// The tenant has more under way at once than its share, and others need the rest; nothing was stored.
+    #[error("the tenant is over its share")]
+    OverShare {
         /// When to try again.
         retry_after: Duration,
     },
