@@ -154,8 +154,7 @@ impl<E: Event> IntakeQueue<E> {
         let mut evicted = Vec::new();
         while let Some(shortage) = self.shortage(load) {
             let Some(victim) = self.victim(event.tenant(), load, shortage) else {
-                let others = self.tenants.keys().any(|tenant| tenant != event.tenant());
-                let refusal = if others { Refusal::OverShare } else { Refusal::Full };
+                let refusal = self.refusal(event.tenant());
                 return Pushed { evicted, refused: Some((event, refusal)) };
             };
             evicted.extend(self.evict(&victim));
@@ -171,6 +170,14 @@ impl<E: Event> IntakeQueue<E> {
             self.tenants.insert(tenant, line);
         }
         Pushed { evicted, refused: None }
+    }
+
+    /// Why an event of so many bytes would not be taken in now, where it would not.
+    #[must_use]
+    pub fn would_refuse(&self, tenant: &Tenant, bytes: usize) -> Option<Refusal> {
+        let load = Load::of_one(bytes);
+        let shortage = self.shortage(load)?;
+        self.victim(tenant, load, shortage).is_none().then(|| self.refusal(tenant))
     }
 
     /// Takes what goes into the next transaction; nothing where nothing waits.
@@ -224,6 +231,12 @@ impl<E: Event> IntakeQueue<E> {
         } else {
             None
         }
+    }
+
+    /// What the queue says to a tenant that no other one makes room for.
+    fn refusal(&self, tenant: &Tenant) -> Refusal {
+        let others = self.tenants.keys().any(|other| other != tenant);
+        if others { Refusal::OverShare } else { Refusal::Full }
     }
 
     /// The tenant that has the most of what is short, where that is more than `tenant` would have.

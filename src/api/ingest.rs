@@ -18,6 +18,10 @@
 //! From there on both are judged alike: whether the body is JSON, and whether the subscription takes it; last whether
 //! its tenant may hand in more now, so that nothing refused before is counted. Only then is it stored, and only then
 //! answered.
+//!
+//! A tenant that is over its share of what waits to be stored is told so before its bytes are checked: else checking
+//! what is refused would take the processor from the others. They are read, since a connection that ends with its body
+//! unread may be one that a proxy shares between tenants.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,6 +134,7 @@ impl Ingest {
             caller @ Caller::Known(..) => self.admit_known(&caller, id, headers, body).await?,
         };
         let Allowed { subscription, content_type, payload } = allowed;
+        self.control.check_room(&subscription.tenant, payload.len()).map_err(Problem::ingest)?;
         check_json(&payload).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
         let idempotency_key = key(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
         let ordering_key = key(headers, &ORDERING_KEY)?.map(|key| OrderingKey(key.into()));

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 pub(super) use self::kind::Kind;
 
-use crate::dispatch::{IngestError, ReadsBusy};
+use crate::dispatch::{ChangeError, IngestError, ReadsBusy};
 use crate::store;
 
 /// The content type of every problem.
@@ -199,6 +199,16 @@ impl From<store::Error> for Problem {
                 tracing::error!(%error, "request failed");
                 Self::internal()
             }
+        }
+    }
+}
+
+impl From<ChangeError> for Problem {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::Store(error) => error.into(),
+            ChangeError::OverShare { retry_after } => Self::over_share(retry_after),
+            ChangeError::Busy { retry_after } => Self::store_unavailable(retry_after),
         }
     }
 }

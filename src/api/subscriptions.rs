@@ -156,7 +156,7 @@ impl Subscriptions {
         let change = Change::check(body.0, &self.rules(request))?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
-        self.shown(self.control.update(caller.actor(), id, |config| change.apply(config)).await?)
+        self.shown(self.control.update(caller.actor(), id, move |config| change.clone().apply(config)).await?)
     }
 
     /// Delete a subscription

@@ -89,7 +89,7 @@ impl Tenants {
         let name = tenant.0.0;
         let settings = self
             .control
-            .update_tenant(caller.actor(), name.clone(), |settings| change.apply(settings))
+            .update_tenant(caller.actor(), name.clone(), move |settings| change.apply(settings))
             .await?;
         Ok(Json(Tenant::new(&name, settings)))
     }
@@ -107,6 +107,7 @@ impl Tenant {
 }
 
 /// A checked change.
+#[derive(Clone, Copy)]
 struct Change {
     rate_limit: MaybeUndefined<subscription::RateLimit>,
     max_in_flight: MaybeUndefined<u32>,

@@ -14,10 +14,11 @@ use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
 
 use super::Parts;
+use super::changes::{ChangeError, ChangePermit, to_its_end};
 use super::dispatcher::DispatcherMsg;
 use super::reads::{Reading, ReadsBusy};
 use crate::store::cluster::Cluster;
-use crate::store::{CircuitState, CircuitView, Error, Stats, Store, SubscriptionView, Update};
+use crate::store::{CircuitState, CircuitView, Error, Stats, Store, SubscriptionView};
 
 pub use events::{Accepted, IngestError, NewEvent};
 
@@ -63,7 +64,8 @@ impl Control {
         by: Actor,
         tenant: Tenant,
         config: SubscriptionConfig,
-    ) -> Result<SubscriptionView, Error> {
+    ) -> Result<SubscriptionView, ChangeError> {
+        let permit = self.permit(&tenant).await?;
         let now = self.parts.clock.now();
         let subscription = Subscription {
             id: SubscriptionId(Uuid::now_v7()),
@@ -78,11 +80,16 @@ impl Control {
             created_at: now,
             updated_at: now,
         };
-        self.parts.store.insert_subscription(&subscription, Stamp { by, at: now }).await?;
-        // Its first events come soon, and maybe many at once.
-        self.parts.caches.keep_subscription(subscription.clone()).await;
-        let circuit = CircuitView { state: CircuitState::Closed, consecutive_failures: 0, retry_at: None };
-        Ok(SubscriptionView { subscription, circuit })
+        let parts = Arc::clone(&self.parts);
+        to_its_end(permit, async move {
+            parts.store.insert_subscription(&subscription, Stamp { by, at: now }).await?;
+            // Its first events come soon, and maybe many at once.
+            parts.caches.keep_subscription(subscription.clone()).await;
+            let circuit =
+                CircuitView { state: CircuitState::Closed, consecutive_failures: 0, retry_at: None };
+            Ok(SubscriptionView { subscription, circuit })
+        })
+        .await
     }
 
     /// Changes what a person may set; none where the subscription is not there.
@@ -90,18 +97,18 @@ impl Control {
         &self,
         by: Actor,
         id: SubscriptionId,
-        change: impl FnOnce(&mut SubscriptionConfig) + Send + 'static,
-    ) -> Result<Option<SubscriptionView>, Error> {
-        let update = self
-            .change(by, Action::SubscriptionUpdated, id, |subscription| change(&mut subscription.config))
-            .await?;
-        Ok(update.map(|update| update.after))
+        change: impl Fn(&mut SubscriptionConfig) + Send + 'static,
+    ) -> Result<Option<SubscriptionView>, ChangeError> {
+        self.change(by, Action::SubscriptionUpdated, id, move |subscription| change(&mut subscription.config))
+            .await
     }
 
     /// Deletes a subscription; false where it is not there.
-    pub async fn delete(&self, by: Actor, id: SubscriptionId) -> Result<bool, Error> {
+    pub async fn delete(&self, by: Actor, id: SubscriptionId) -> Result<bool, ChangeError> {
+        let Some(subscription) = self.subscription(id).await? else { return Ok(false) };
+        let permit = self.permit(&subscription.tenant).await?;
         let parts = Arc::clone(&self.parts);
-        to_its_end(async move {
+        to_its_end(permit, async move {
             let doubts = parts.caches.doubt(&[id]).await;
             let deleted = parts.store.delete_subscription(id, Stamp { by, at: parts.clock.now() }).await;
             parts.caches.trust(doubts).await;
@@ -115,37 +122,28 @@ impl Control {
     }
 
     /// Holds deliveries from now on; events are accepted.
-    pub async fn pause(&self, by: Actor, id: SubscriptionId) -> Result<Transition, Error> {
+    pub async fn pause(&self, by: Actor, id: SubscriptionId) -> Result<Transition, ChangeError> {
         self.transition(by, Action::SubscriptionPaused, id).await
     }
 
     /// Ends a pause.
-    pub async fn resume(&self, by: Actor, id: SubscriptionId) -> Result<Transition, Error> {
+    pub async fn resume(&self, by: Actor, id: SubscriptionId) -> Result<Transition, ChangeError> {
         self.transition(by, Action::SubscriptionResumed, id).await
     }
 
     /// Ends a disablement; one that is not disabled stays as it is.
-    pub async fn enable(&self, by: Actor, id: SubscriptionId) -> Result<Transition, Error> {
+    pub async fn enable(&self, by: Actor, id: SubscriptionId) -> Result<Transition, ChangeError> {
         self.transition(by, Action::SubscriptionEnabled, id).await
     }
 
-    async fn transition(&self, by: Actor, action: Action, id: SubscriptionId) -> Result<Transition, Error> {
-        use SubscriptionStatus::{Active, Disabled, Paused};
-        let (from, to) = match action {
-            Action::SubscriptionPaused => (Active, Paused),
-            Action::SubscriptionEnabled => (Disabled, Active),
-            _ => (Paused, Active),
-        };
-        let update = self
-            .change(by, action, id, move |subscription| {
-                // A person's wish stands over a reason of the machine's.
-                if subscription.status == from {
-                    subscription.status = to;
-                    subscription.status_reason = None;
-                }
-            })
-            .await?;
-        let Some(Update { after, .. }) = update else { return Ok(Transition::NotFound) };
+    async fn transition(
+        &self,
+        by: Actor,
+        action: Action,
+        id: SubscriptionId,
+    ) -> Result<Transition, ChangeError> {
+        let after = self.change(by, action, id, transition(action)).await?;
+        let Some(after) = after else { return Ok(Transition::NotFound) };
         let still_disabled = after.subscription.status == SubscriptionStatus::Disabled;
         Ok(if still_disabled { Transition::Disabled } else { Transition::Done(Box::new(after)) })
     }
@@ -155,39 +153,39 @@ impl Control {
         &self,
         by: Actor,
         id: SubscriptionId,
-    ) -> Result<Option<SubscriptionView>, Error> {
+    ) -> Result<Option<SubscriptionView>, ChangeError> {
         let until = self.parts.clock.now().plus(SIGNING_SECRET_OVERLAP);
-        let update = self
+        self
             .change(by, Action::SigningSecretRotated, id, move |subscription| {
                 let old = std::mem::replace(&mut subscription.signing.current, fresh_signing_secret());
                 subscription.signing.previous = Some((old, until));
             })
-            .await?;
-        Ok(update.map(|update| update.after))
+            .await
     }
 
+    /// Changes a subscription; one that is like that already stays as it is.
     async fn change(
         &self,
         by: Actor,
         action: Action,
         id: SubscriptionId,
-        change: impl FnOnce(&mut Subscription) + Send + 'static,
-    ) -> Result<Option<Update>, Error> {
+        change: impl Fn(&mut Subscription) + Send + 'static,
+    ) -> Result<Option<SubscriptionView>, ChangeError> {
+        let Some(view) = self.parts.store.subscription_view(id).await? else { return Ok(None) };
+        let mut wished = view.subscription.clone();
+        change(&mut wished);
+        if wished == view.subscription {
+            return Ok(Some(view));
+        }
+        let permit = self.permit(&view.subscription.tenant).await?;
         let parts = Arc::clone(&self.parts);
-        to_its_end(async move {
-            let doubts = parts.caches.doubt(&[id]).await;
-            let update = parts
-                .store
-                .update_subscription(id, Stamp { by, at: parts.clock.now() }, action, change)
-                .await;
-            parts.caches.trust(doubts).await;
-            if let Ok(Some(Update { after, .. })) = &update {
-                let after = parts.caches.keep_subscription(after.subscription.clone()).await;
-                parts.dispatcher.tell(DispatcherMsg::Changed(after));
-            }
-            update
-        })
-        .await
+        to_its_end(permit, async move { make(&parts, by, action, id, change).await }).await
+    }
+
+    /// The right to make a change for a tenant.
+    pub(super) async fn permit(&self, tenant: &Tenant) -> Result<ChangePermit, ChangeError> {
+        let state = self.parts.tenants.get(tenant).await?;
+        self.parts.changes.permit(state).await
     }
 
     /// A subscription, mostly from the cache; none where it is not there.
@@ -221,12 +219,40 @@ impl Control {
     }
 }
 
-/// A change goes on to its end, and is told, whether or not the client stays.
-pub(super) async fn to_its_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    let early = |_| Error::OutcomeUnknown("the change's task ended early".to_owned());
-    tokio::spawn(change).await.map_err(early)?
+/// Makes a change of a subscription, and tells of it. Not to be dropped half-way.
+async fn make(
+    parts: &Parts,
+    by: Actor,
+    action: Action,
+    id: SubscriptionId,
+    change: impl Fn(&mut Subscription) + Send + 'static,
+) -> Result<Option<SubscriptionView>, Error> {
+    let doubts = parts.caches.doubt(&[id]).await;
+    let stamp = Stamp { by, at: parts.clock.now() };
+    let update = parts.store.update_subscription(id, stamp, action, change).await;
+    parts.caches.trust(doubts).await;
+    if let Ok(Some(update)) = &update {
+        let after = parts.caches.keep_subscription(update.after.subscription.clone()).await;
+        parts.dispatcher.tell(DispatcherMsg::Changed(after));
+    }
+    Ok(update?.map(|update| update.after))
+}
+
+/// What a person's wish makes of a subscription's standing.
+fn transition(action: Action) -> impl Fn(&mut Subscription) + Send + 'static {
+    use SubscriptionStatus::{Active, Disabled, Paused};
+    let (from, to) = match action {
+        Action::SubscriptionPaused => (Active, Paused),
+        Action::SubscriptionEnabled => (Disabled, Active),
+        _ => (Paused, Active),
+    };
+    move |subscription| {
+        // A person's wish stands over a reason of the machine's.
+        if subscription.status == from {
+            subscription.status = to;
+            subscription.status_reason = None;
+        }
+    }
 }
 
 fn fresh_signing_secret() -> SigningSecret {

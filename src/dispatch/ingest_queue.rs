@@ -98,6 +98,12 @@ impl IngestQueue {
         answer.await.unwrap_or(Err(IngestError::OutcomeUnknown { retry_after: RETRY_AFTER }))
     }
 
+    /// Refuses an event of so many bytes that would be refused if it were handed in now, so that its bytes need not be
+    /// checked first.
+    pub(super) fn check_room(&self, tenant: &Tenant, bytes: usize) -> Result<(), IngestError> {
+        self.lock().would_refuse(tenant, bytes).map_or(Ok(()), |refusal| Err(refused(refusal)))
+    }
+
     /// The right to take batches, which one writer has at a time.
     pub(super) async fn writer(&self) -> OwnedMutexGuard<()> {
         Arc::clone(&self.writer).lock_owned().await

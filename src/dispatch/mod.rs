@@ -20,6 +20,7 @@ mod arrivals;
 mod attempt;
 mod backlogs;
 mod backoff;
+mod changes;
 mod control;
 mod deletions;
 mod dispatcher;
@@ -54,6 +55,7 @@ use crate::clock::Clock;
 use crate::sender::Sender;
 use crate::store::Store;
 
+pub use changes::ChangeError;
 pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
 pub use reads::{Reading, ReadsBusy};
 pub use root::Dispatch;
@@ -61,6 +63,7 @@ pub use root::Dispatch;
 use admission::Admission;
 use arrivals::Arrivals;
 use backlogs::Backlogs;
+use changes::Changes;
 use deletions::Deletions;
 use dispatcher::DispatcherLink;
 use ingest_queue::IngestQueue;
@@ -105,6 +108,7 @@ struct Parts {
     admission: Arc<Admission>,
     arrivals: Arrivals,
     backlogs: Backlogs,
+    changes: Changes,
     deletions: Deletions,
     limits: Limits,
     ingest: IngestQueue,
@@ -123,6 +127,7 @@ impl Parts {
         Arc::new(Self {
             settings,
             backlogs: Backlogs::new(store.clone()),
+            changes: Changes::default(),
             tenants: Tenants::new(caches.clone()),
             deletions: Deletions::default(),
             limits: Limits::default(),

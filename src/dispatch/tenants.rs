@@ -17,7 +17,7 @@ use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
 use tracing::warn;
 
-use super::control::to_its_end;
+use super::changes::{ChangeError, TenantChanges, to_its_end};
 use super::ingest_writer::RETRY_AFTER;
 use super::quota::{Asks, Quota};
 use super::{Control, IngestError};
@@ -60,6 +60,8 @@ pub(super) struct TenantState {
     rate: Quota,
     /// Over what the tenant hands in.
     ingest: Quota,
+    /// Changes of what is the tenant's.
+    changes: TenantChanges,
     asks: Arc<Asks>,
 }
 
@@ -178,6 +180,7 @@ impl TenantState {
             in_flight_max: AtomicU32::new(0),
             rate: Quota::new(Bucket::Deliveries),
             ingest: Quota::new(Bucket::Ingest),
+            changes: TenantChanges::default(),
             asks,
         }
     }
@@ -193,6 +196,11 @@ impl TenantState {
     /// Takes a turn at sending something, or says when to ask again at the latest.
     pub(super) fn take_turn(&self, now: Instant) -> Result<(), Instant> {
         self.rate.take(now, &self.name, &self.asks).map_err(|refusal| refusal.at(now))
+    }
+
+    /// Its changes under way.
+    pub(super) const fn changes(&self) -> &TenantChanges {
+        &self.changes
     }
 
     /// Who it is.
@@ -244,17 +252,24 @@ impl TenantState {
 }
 
 impl Control {
-    /// Changes what a tenant may use. It holds at once.
+    /// Changes what a tenant may use. It holds at once. Where nothing would change, nothing is written.
     ///
     /// May be dropped: the change then goes on alone to its end.
     pub async fn update_tenant(
         &self,
         by: Actor,
         tenant: Tenant,
-        change: impl FnOnce(&mut TenantSettings) + Send + 'static,
-    ) -> Result<TenantSettings, Error> {
+        change: impl Fn(&mut TenantSettings) + Send + 'static,
+    ) -> Result<TenantSettings, ChangeError> {
+        let current = self.parts.store.tenant_settings(&tenant).await?;
+        let mut wished = current;
+        change(&mut wished);
+        if wished == current {
+            return Ok(current);
+        }
+        let permit = self.permit(&tenant).await?;
         let parts = Arc::clone(&self.parts);
-        to_its_end(async move {
+        to_its_end(permit, async move {
             let stamp = Stamp { by, at: parts.clock.now() };
             let doubts = parts.caches.doubt_tenant(&tenant).await;
             let updated = parts.store.update_tenant(tenant.clone(), stamp, change).await;

@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, 
 use tokio_util::sync::CancellationToken;
 
 use super::vault::Vault;
-use super::{Error, Pool, Store, WriteTurn, files};
+use super::{Error, Pool, Store, WriteTurn, files, tx};
 
 /// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
 #[derive(Clone)]
@@ -106,6 +106,7 @@ impl Store {
             lanes: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
             pool: Pool::Sqlite(pool),
             turn: WriteTurn(Some(Arc::default())),
+            transactions: tx::permits(),
             vault: settings.vault()?,
             disk_failed: CancellationToken::new(),
         })
@@ -124,6 +125,7 @@ impl Store {
             lanes: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
             pool: Pool::Postgres { general, hot, direct_url: direct_url.into() },
             turn: WriteTurn(None),
+            transactions: tx::permits(),
             vault: settings.vault()?,
             disk_failed: CancellationToken::new(),
         })

@@ -176,7 +176,11 @@ impl Store {
                     return Ok(Change::Finished);
                 }
                 let mut counts = Counts::default();
+                let before = row.clone();
                 change(&mut row, &mut counts);
+                if row == before {
+                    return Ok(Change::Done(to_delivery(row)?));
+                }
                 let row = row.into_active_model().reset_all().update(tx).await?;
                 counts.add(tx, stamp.at, Writer::Control).await?;
                 let delivery = to_delivery(row)?;

@@ -48,7 +48,7 @@ use std::sync::Arc;
 use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use api_keys::{KeyPage, LastAdminKey, Revocation};
@@ -73,6 +73,8 @@ pub struct Store {
     lanes: DatabaseConnection,
     pool: Pool,
     turn: WriteTurn,
+    /// Of transactions that run in tasks of their own.
+    transactions: Arc<Semaphore>,
     vault: vault::Vault,
     /// Cancelled once the disk has failed.
     disk_failed: CancellationToken,
@@ -92,19 +94,39 @@ enum Pool {
     Sqlite(SqlitePool),
 }
 
-/// SQLite takes one writer at a time and lets the others poll; here they queue up, first come
-/// first served. PostgreSQL needs no such thing.
+/// SQLite takes one writer at a time and lets the others poll; here they queue up. PostgreSQL needs no such thing.
+///
+/// The writers of the hot paths go first: all other transactions stand in a queue of their own, of which only the
+/// first stands in that of the writers. So a writer waits for one of them at most, however many there are.
 ///
 /// With the turn comes the connection of the hot paths. Both share one, since a connection forgets every
 /// page that it holds once another one has written.
 #[derive(Clone, Debug)]
-struct WriteTurn(Option<Arc<Mutex<Option<PoolConnection<Sqlite>>>>>);
+struct WriteTurn(Option<Arc<Turns>>);
+
+#[derive(Debug, Default)]
+struct Turns {
+    writers: Mutex<Option<PoolConnection<Sqlite>>>,
+    others: Mutex<()>,
+}
+
+/// The turn of a transaction that is no hot writer's.
+type OtherTurn<'a> = (MutexGuard<'a, ()>, MutexGuard<'a, Option<PoolConnection<Sqlite>>>);
 
 impl WriteTurn {
+    /// The turn of a hot writer.
     async fn take(&self) -> Option<MutexGuard<'_, Option<PoolConnection<Sqlite>>>> {
         match &self.0 {
-            Some(turn) => Some(turn.lock().await),
+            Some(turns) => Some(turns.writers.lock().await),
             None => None,
         }
+    }
+
+    /// The turn of any other transaction.
+    async fn take_behind_writers(&self) -> Option<OtherTurn<'_>> {
+        let turns = self.0.as_ref()?;
+        // Held to the end, so that the next one comes behind the writers that wait by then.
+        let first = turns.others.lock().await;
+        Some((first, turns.writers.lock().await))
     }
 }

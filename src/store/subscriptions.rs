@@ -237,7 +237,7 @@ impl Store {
     }
 
     /// Applies `change` to a subscription; none where it is not there. A new target closes the
-    /// circuit and makes waiting retries due at once. Noted as `action`.
+    /// circuit and makes waiting retries due at once. Noted as `action`. Where nothing changes, nothing is written.
     pub async fn update_subscription(
         &self,
         id: SubscriptionId,
@@ -253,6 +253,11 @@ impl Store {
                 let now = stamp.at;
                 let mut after = before.clone();
                 change(&mut after);
+                if after == before {
+                    let after =
+                        view(tx, id, &vault).await?.ok_or_else(|| Error::corrupt("subscription", id))?;
+                    return Ok(Some(Update { before, after }));
+                }
                 after.version = before.version.saturating_add(1);
                 after.updated_at = now.max(before.updated_at);
                 if after.starts_fresh(&before) {

@@ -20,16 +20,22 @@ impl Store {
     }
 
     /// Applies `change` to what a tenant may use, and raises the version, whatever the closure does
-    /// to it.
+    /// to it. Where nothing changes, nothing is written.
     pub async fn update_tenant(
         &self,
         tenant: Tenant,
         stamp: Stamp,
-        change: impl FnOnce(&mut TenantSettings) + Send + 'static,
+        change: impl Fn(&mut TenantSettings) + Send + 'static,
     ) -> Result<TenantSettings, Error> {
         let now = stamp.at;
         tx::run(self, move |tx| {
             Box::pin(async move {
+                let find = || tenants::Entity::find_by_id(tenant.as_str());
+                let found = tx::locking(tx, find()).one(tx).await?;
+                let current = found.as_ref().map(to_settings).unwrap_or_default();
+                if changed(&change, current) == current {
+                    return Ok(current);
+                }
                 // A row to lock: of simultaneous first changes, one writes it and the others wait.
                 tx::execute(
                     tx,
@@ -38,13 +44,14 @@ impl Store {
                     [tenant.as_str().into(), now.as_millis().into()],
                 )
                 .await?;
-                let find = tenants::Entity::find_by_id(tenant.as_str());
-                let row = tx::locking(tx, find).one(tx).await?;
+                let row = tx::locking(tx, find()).one(tx).await?;
                 // Rows of this table are never removed.
                 let row = row.ok_or_else(|| Error::corrupt("tenant", &tenant))?;
                 let before = to_settings(&row);
-                let mut after = before;
-                change(&mut after);
+                let mut after = changed(&change, before);
+                if after == before {
+                    return Ok(before);
+                }
                 after.version = before.version.saturating_add(1);
                 let updated_at = now.max(Timestamp::from_millis(row.updated_at_ms));
                 from_settings(&tenant, &after, updated_at).into_active_model().reset_all().update(tx).await?;
@@ -56,6 +63,14 @@ impl Store {
         })
         .await
     }
+}
+
+/// The settings after the change, of the same version.
+fn changed(change: &impl Fn(&mut TenantSettings), before: TenantSettings) -> TenantSettings {
+    let mut after = before;
+    change(&mut after);
+    after.version = before.version;
+    after
 }
 
 pub(super) fn from_settings(

@@ -3,16 +3,24 @@
 //! A handler's future ends when its client leaves, and a transaction cancelled inside `BEGIN` can
 //! go back to the pool open: the next statement on that connection then reports success and is
 //! lost. So a transaction runs in a task of its own, whoever waits for it.
+//!
+//! Those tasks are few: each needs a permit before it is spawned, and keeps it to its end.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement,
     TransactionTrait as _, Value,
 };
+use tokio::sync::Semaphore;
 
 use super::{Error, Store};
+
+/// Transactions under way at once, those whose caller has left included: somewhat more than there are connections
+/// for them.
+const TRANSACTIONS_MAX: usize = 16;
 
 /// How long a caller waits for a transaction; the transaction itself goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,17 +32,28 @@ const TAKE_THE_FILE: &str = "DELETE FROM seaql_migrations WHERE false";
 /// The work inside a transaction.
 pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'tx>>;
 
+/// The permits of one store's transactions.
+pub(super) fn permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(TRANSACTIONS_MAX))
+}
+
 /// Runs `work` in a transaction: committed where it returns `Ok`, rolled back where it doesn't.
 ///
-/// May be dropped: the transaction then goes on alone to its end.
+/// May be dropped: the transaction then goes on alone to its end, unless it waits for its permit still.
 pub(super) async fn run<T, F>(store: &Store, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
     F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
 {
     let store = store.clone();
+    let permit = tokio::time::timeout(PATIENCE, Arc::clone(&store.transactions).acquire_owned()).await;
+    // It is never closed.
+    let Ok(Ok(permit)) = permit else {
+        return Err(Error::Unavailable("too many transactions are under way".to_owned()));
+    };
     let task = tokio::spawn(async move {
-        let _turn = store.turn.take().await;
+        let _permit = permit;
+        let _turn = store.turn.take_behind_writers().await;
         store.check_disk()?;
         attempt(&store, work).await.inspect_err(|error| store.note_disk(error))
     });

@@ -98,8 +98,11 @@ fn who_has_the_most_makes_room() {
         for tenant in ["a", "b"] {
             let pushed = rig.push(tenant, 256 * KIB);
             assert!(pushed.evicted.is_empty(), "{case}");
+            let foretold = rig.queue.would_refuse(&tenant.parse().unwrap(), 256 * KIB);
+            assert_eq!(foretold, Some(Refusal::OverShare), "{case}");
             assert_eq!(pushed.refused.unwrap().1, Refusal::OverShare, "{case}: both have the same");
         }
+        assert_eq!(rig.queue.would_refuse(&"c".parse().unwrap(), 256 * KIB), None, "{case}");
         // A newcomer takes from one of them, and is one of three then.
         assert_eq!(rig.push("c", 256 * KIB).evicted.len(), 1, "{case}");
     }

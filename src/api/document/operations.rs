@@ -19,8 +19,10 @@ const GUARDED: &[Kind] = &[Kind::ApiKeyRequired, Kind::TooManyGuesses];
 const FORBIDDEN: &[Kind] = &[Kind::Forbidden];
 /// Where the store is asked.
 const STORED: &[Kind] = &[Kind::StoreUnavailable];
-/// Where the store is changed.
-const CHANGED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown];
+/// Where the store is changed by an admin.
+const ADMINISTERED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown];
+/// Where the store is changed on behalf of a tenant.
+const CHANGED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown, Kind::OverShare];
 /// Where an id stands in the path.
 const NAMED: &[Kind] = &[Kind::InvalidParameter, Kind::NotFound];
 /// Where a name stands in the path that needs not be known.
@@ -28,7 +30,7 @@ const PARAMETER: &[Kind] = &[Kind::InvalidParameter];
 /// Where there is a query.
 const QUERIED: &[Kind] = &[Kind::InvalidParameter, Kind::InvalidFields];
 /// Where an event is handed in.
-const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull, Kind::OverShare];
+const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull];
 /// Where there is a body.
 const BODY: &[Kind] = &[
     Kind::MalformedJson,
@@ -47,17 +49,18 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "getSystemStats" => vec![GUARDED, STORED],
         "getCluster" => vec![GUARDED, FORBIDDEN, STORED],
         "listApiKeys" => vec![GUARDED, FORBIDDEN, STORED, QUERIED],
-        "revokeApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, NAMED, &[Kind::LastAdminKey]],
+        "revokeApiKey" => vec![GUARDED, FORBIDDEN, ADMINISTERED, NAMED, &[Kind::LastAdminKey]],
         "listActivity" | "listSubscriptions" | "listAudit" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
         "updateTenant" => vec![GUARDED, FORBIDDEN, CHANGED, PARAMETER, BODY],
-        "createSubscription" | "createApiKey" => vec![GUARDED, FORBIDDEN, CHANGED, BODY],
+        "createSubscription" => vec![GUARDED, FORBIDDEN, CHANGED, BODY],
+        "createApiKey" => vec![GUARDED, FORBIDDEN, ADMINISTERED, BODY],
         "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]
         }
         "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
-        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::BacklogFull]],
+        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, HANDED_IN],
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
         "deleteSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![

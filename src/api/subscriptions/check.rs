@@ -26,7 +26,7 @@ use crate::api::problem::{Faults, Problem};
 use crate::api::rate_limit::check_rate_limit;
 
 /// A checked change: what is undefined stays, null clears.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Change {
     target: Option<TargetUrl>,
     secret_key: MaybeUndefined<SecretKey>,

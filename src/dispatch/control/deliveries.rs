@@ -1,17 +1,21 @@
 //! What a person may do to one delivery, and why it waits.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use posthorn_domain::audit::Actor;
-use posthorn_domain::delivery::{Delivery, OrderingKey, WaitingFor};
+use posthorn_domain::audit::{Action, Actor};
+use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey, WaitingFor};
 use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use posthorn_domain::lane::Held;
 use posthorn_domain::subscription::{Ordering, Subscription, SubscriptionStatus};
+use posthorn_domain::tenant::Tenant;
 use posthorn_domain::waiting::{Facts, StoredCircuit};
 use tokio::sync::oneshot;
 
-use super::Control;
+use super::{Control, make, transition};
+use crate::dispatch::Parts;
+use crate::dispatch::changes::{ChangeError, to_its_end};
 use crate::dispatch::dispatcher::DispatcherMsg;
 use crate::store::{Change, CircuitState, Error};
 
@@ -19,36 +23,59 @@ use crate::store::{Change, CircuitState, Error};
 const EXPLAIN_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Control {
-    /// Makes a delivery that waits for its retry due now.
-    pub async fn retry(&self, by: Actor, id: DeliveryId) -> Result<Change, Error> {
-        let change = self.parts.store.retry_delivery(id, self.stamp(by)).await?;
-        if let Change::Done(delivery) = &change {
-            let message = DispatcherMsg::RetryNow(delivery.subscription_id, delivery.sequence);
-            self.parts.dispatcher.tell(message);
+    /// Makes a delivery that waits for its retry due now; one that is due stays as it is.
+    pub async fn retry(&self, by: Actor, id: DeliveryId) -> Result<Change, ChangeError> {
+        let (delivery, tenant) = match self.unfinished(id).await? {
+            Ok(found) => found,
+            Err(change) => return Ok(change),
+        };
+        let waits = delivery.status == DeliveryStatus::FailedAttempt
+            && delivery.next_attempt_at.is_some_and(|due| due > self.parts.clock.now());
+        if !waits {
+            return Ok(Change::Done(delivery));
         }
-        Ok(change)
+        let permit = self.permit(&tenant).await?;
+        let (parts, stamp) = (Arc::clone(&self.parts), self.stamp(by));
+        to_its_end(permit, async move {
+            let change = parts.store.retry_delivery(id, stamp).await?;
+            if let Change::Done(delivery) = &change {
+                let message = DispatcherMsg::RetryNow(delivery.subscription_id, delivery.sequence);
+                parts.dispatcher.tell(message);
+            }
+            Ok(change)
+        })
+        .await
     }
 
     /// Ends an unfinished delivery `failed`; a lane that was paused by it goes on.
-    pub async fn skip(&self, by: Actor, id: DeliveryId) -> Result<Change, Error> {
-        let change = self.parts.store.skip_delivery(id, self.stamp(by)).await?;
-        if let Change::Done(delivery) = &change {
-            let message = DispatcherMsg::Skipped(delivery.subscription_id, delivery.sequence);
-            self.parts.dispatcher.tell(message);
-            self.resume_after_skip(by, delivery).await?;
-        }
-        Ok(change)
+    pub async fn skip(&self, by: Actor, id: DeliveryId) -> Result<Change, ChangeError> {
+        let (_, tenant) = match self.unfinished(id).await? {
+            Ok(found) => found,
+            Err(change) => return Ok(change),
+        };
+        let permit = self.permit(&tenant).await?;
+        let (parts, stamp) = (Arc::clone(&self.parts), self.stamp(by));
+        to_its_end(permit, async move {
+            let change = parts.store.skip_delivery(id, stamp).await?;
+            if let Change::Done(delivery) = &change {
+                let message = DispatcherMsg::Skipped(delivery.subscription_id, delivery.sequence);
+                parts.dispatcher.tell(message);
+                resume_after_skip(&parts, by, delivery).await?;
+            }
+            Ok(change)
+        })
+        .await
     }
 
-    async fn resume_after_skip(&self, by: Actor, skipped: &Delivery) -> Result<(), Error> {
-        use posthorn_domain::subscription::StatusReason::RetriesExhausted;
-        let Some(subscription) = self.subscription(skipped.subscription_id).await? else { return Ok(()) };
-        let by_retries = subscription.status == SubscriptionStatus::Paused
-            && subscription.status_reason == Some(RetriesExhausted);
-        if by_retries && skipped.attempt_count > 0 {
-            self.resume(by, skipped.subscription_id).await?;
+    /// An unfinished delivery, and whose it is; else what a change of it comes to.
+    async fn unfinished(&self, id: DeliveryId) -> Result<Result<(Delivery, Tenant), Change>, Error> {
+        let store = &self.parts.store;
+        let Some(delivery) = store.delivery(id).await? else { return Ok(Err(Change::NotFound)) };
+        if delivery.status.is_finished() {
+            return Ok(Err(Change::Finished));
         }
-        Ok(())
+        let tenant = store.tenant_of_delivery(id).await?;
+        Ok(tenant.map(|tenant| (delivery, tenant)).ok_or(Change::NotFound))
     }
 
     /// Why each of `deliveries`, all of one subscription, is not being sent right now; none for
@@ -124,3 +151,17 @@ impl Control {
 
 /// The earliest unfinished delivery of each line, asked for once: many of a page stand in the same.
 type Lines = BTreeMap<Option<OrderingKey>, Option<Sequence>>;
+
+/// A lane that the skipped delivery paused goes on.
+async fn resume_after_skip(parts: &Arc<Parts>, by: Actor, skipped: &Delivery) -> Result<(), Error> {
+    use posthorn_domain::subscription::StatusReason::RetriesExhausted;
+    let id = skipped.subscription_id;
+    let Some(subscription) = parts.caches.subscription(id).await? else { return Ok(()) };
+    let by_retries = subscription.status == SubscriptionStatus::Paused
+        && subscription.status_reason == Some(RetriesExhausted);
+    if by_retries && skipped.attempt_count > 0 {
+        let action = Action::SubscriptionResumed;
+        make(parts, by, action, id, transition(action)).await?;
+    }
+    Ok(())
+}

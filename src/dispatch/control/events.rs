@@ -1,9 +1,10 @@
 //! Handing events in.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use posthorn_domain::audit::Actor;
+use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::delivery::OrderingKey;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, SubscriptionId};
@@ -13,6 +14,8 @@ use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
 
 use super::Control;
+use crate::dispatch::Parts;
+use crate::dispatch::changes::to_its_end;
 use crate::dispatch::dispatcher::DispatcherMsg;
 use crate::dispatch::ingest_queue::Submitted;
 use crate::dispatch::ingest_writer::RETRY_AFTER;
@@ -119,6 +122,11 @@ impl Control {
         }
     }
 
+    /// Refuses an event of so many bytes that [`ingest`](Self::ingest) would refuse at once, before its bytes are checked.
+    pub fn check_room(&self, tenant: &Tenant, bytes: usize) -> Result<(), IngestError> {
+        self.parts.ingest.check_room(tenant, bytes)
+    }
+
     /// Hands an event in, and once more after its lane was counted where that seemed to be full.
     async fn submit(&self, intake: Intake, tenant: Tenant) -> Result<Answer, IngestError> {
         let id = intake.subscription_id;
@@ -159,22 +167,33 @@ impl Control {
         .await
     }
 
-    /// Puts a delivery's event at the end of the line once more.
+    /// Puts a delivery's event at the end of the line once more. Counts as handed in.
     pub async fn replay(&self, by: Actor, id: DeliveryId) -> Result<Accepted, IngestError> {
-        let parts = &self.parts;
+        let tenant = self.parts.store.tenant_of_delivery(id).await.map_err(|error| busy(&error))?;
+        let tenant = tenant.ok_or(IngestError::NotFound)?;
+        self.parts.tenants.take_ingest(&tenant).await?;
+        let permit = self.permit(&tenant).await?;
+        let (parts, stamp) = (Arc::clone(&self.parts), self.stamp(by));
         let new = DeliveryId(Uuid::now_v7());
-        let replay = || parts.store.replay_delivery(id, new, parts.settings.backlog_max, self.stamp(by));
-        let mut replayed = replay().await.map_err(|error| busy(&error))?;
-        if let Replayed::BacklogFull(lane) = replayed
-            && parts.backlogs.recount(lane).await.map_err(|error| busy(&error))?
-        {
-            replayed = replay().await.map_err(|error| busy(&error))?;
+        match to_its_end(permit, async move { replay(&parts, id, new, stamp).await }).await? {
+            Replayed::Stored(delivery) => Ok(Accepted { delivery_id: delivery.id, replayed: false }),
+            Replayed::NotFound => Err(IngestError::NotFound),
+            Replayed::BacklogFull(_) => Err(BACKLOG_FULL),
         }
-        let delivery = match replayed {
-            Replayed::Stored(delivery) => delivery,
-            Replayed::NotFound => return Err(IngestError::NotFound),
-            Replayed::BacklogFull(_) => return Err(BACKLOG_FULL),
-        };
+    }
+}
+
+/// Stores a replay, once more after its lane was counted where that seemed to be full, and tells its lane. Not to be
+/// dropped half-way.
+async fn replay(parts: &Parts, id: DeliveryId, new: DeliveryId, stamp: Stamp) -> Result<Replayed, Error> {
+    let store = || parts.store.replay_delivery(id, new, parts.settings.backlog_max, stamp);
+    let mut replayed = store().await?;
+    if let Replayed::BacklogFull(lane) = replayed
+        && parts.backlogs.recount(lane).await?
+    {
+        replayed = store().await?;
+    }
+    if let Replayed::Stored(delivery) = &replayed {
         let ticket = Ticket {
             id: delivery.id,
             event_id: delivery.event_id,
@@ -182,15 +201,15 @@ impl Control {
             sequence: delivery.sequence,
         };
         // All nodes were told with the commit; this spares the lane that runs here a read.
-        let queued =
-            Queued { ticket, key: delivery.ordering_key, attempt_count: 0, retry_base: 0, due: None };
+        let key = delivery.ordering_key.clone();
+        let queued = Queued { ticket, key, attempt_count: 0, retry_base: 0, due: None };
         let lane = delivery.subscription_id;
-        if let Some(subscription) = self.subscription(lane).await.map_err(|error| busy(&error))? {
+        if let Some(subscription) = parts.caches.subscription(lane).await? {
             let tenant = subscription.tenant.clone();
             parts.dispatcher.tell(DispatcherMsg::Accepted(vec![(lane, tenant, queued)]));
         }
-        Ok(Accepted { delivery_id: delivery.id, replayed: false })
     }
+    Ok(replayed)
 }
 
 const BACKLOG_FULL: IngestError = IngestError::BacklogFull { retry_after: RETRY_AFTER };
