@@ -9,7 +9,8 @@ use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::retry::RetryPolicy;
-use posthorn_domain::subscription::Defaults;
+use posthorn_domain::subscription::{Defaults, RateLimit};
+use posthorn_domain::tenant::Quotas;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio_util::task::AbortOnDropHandle;
@@ -224,6 +225,15 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
         audit_retention: config.audit_retention,
         cleanup_interval: config.cleanup_interval,
         lease: config.lease,
+        quotas: Quotas {
+            max_subscriptions: config.tenant_subscriptions_max,
+            max_stored_bytes: config.tenant_stored_bytes_max,
+            // The configuration has both or neither.
+            control_limit: config
+                .tenant_control_rate
+                .zip(config.tenant_control_burst)
+                .map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst }),
+        },
     }
 }
 

@@ -18,7 +18,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use posthorn_domain::encryption_key::EncryptionKey;
-use posthorn_domain::limits::{PAYLOAD_BYTES_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN};
+use posthorn_domain::limits::{
+    BURST_MAX, PAYLOAD_BYTES_MAX, RATE_MAX, RATE_MIN, RETRIES_MAX, RETRY_DELAY_MAX, TENANT_STORED_BYTES_MAX,
+    TENANT_SUBSCRIPTIONS_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
+};
 use posthorn_domain::strength::{KEY_CHARS_MIN, is_guessable};
 
 use read::Reader;
@@ -117,6 +120,14 @@ pub struct Config {
     pub in_flight_max: u32,
     /// `POSTHORN_MAX_BACKLOG`.
     pub backlog_max: i64,
+    /// `POSTHORN_TENANT_MAX_SUBSCRIPTIONS`.
+    pub tenant_subscriptions_max: Option<u32>,
+    /// `POSTHORN_TENANT_MAX_STORED_BYTES`.
+    pub tenant_stored_bytes_max: Option<u64>,
+    /// `POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND`.
+    pub tenant_control_rate: Option<f64>,
+    /// `POSTHORN_TENANT_CONTROL_BURST`.
+    pub tenant_control_burst: Option<u32>,
     /// `POSTHORN_LEASE_SECONDS`.
     pub lease: Duration,
     /// `LOG_RETENTION_HOURS`.
@@ -223,6 +234,30 @@ impl Config {
             payload_bytes_max: from.whole("POSTHORN_MAX_PAYLOAD_BYTES", 1, PAYLOAD_BYTES_MAX)?,
             in_flight_max: from.whole("POSTHORN_MAX_IN_FLIGHT", 1, 65_536)?,
             backlog_max: from.whole("POSTHORN_MAX_BACKLOG", 1, 1_000_000_000_000)?,
+            tenant_subscriptions_max: from.optional_number(
+                "POSTHORN_TENANT_MAX_SUBSCRIPTIONS",
+                "a whole number",
+                0,
+                TENANT_SUBSCRIPTIONS_MAX,
+            )?,
+            tenant_stored_bytes_max: from.optional_number(
+                "POSTHORN_TENANT_MAX_STORED_BYTES",
+                "a whole number",
+                0,
+                TENANT_STORED_BYTES_MAX,
+            )?,
+            tenant_control_rate: from.optional_number(
+                "POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND",
+                "a number",
+                RATE_MIN,
+                RATE_MAX,
+            )?,
+            tenant_control_burst: from.optional_number(
+                "POSTHORN_TENANT_CONTROL_BURST",
+                "a whole number",
+                1,
+                BURST_MAX,
+            )?,
             lease: from.seconds("POSTHORN_LEASE_SECONDS", SECOND, 600 * SECOND)?,
             retention: from.hours("LOG_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
             audit_retention: from.hours("POSTHORN_AUDIT_RETENTION_HOURS", MILLISECOND, 10 * YEAR)?,
@@ -241,6 +276,18 @@ impl Config {
                 "POSTHORN_ENCRYPTION_KEY: expected a key in the production profile: the base64 of 32 random bytes"
                     .to_owned(),
             ));
+        }
+        let missing = match (self.tenant_control_rate, self.tenant_control_burst) {
+            (Some(_), None) => {
+                Some(("POSTHORN_TENANT_CONTROL_BURST", "POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND"))
+            }
+            (None, Some(_)) => {
+                Some(("POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND", "POSTHORN_TENANT_CONTROL_BURST"))
+            }
+            _ => None,
+        };
+        if let Some((missing, set)) = missing {
+            return Err(Error(format!("{missing}: expected a number where {set} is set")));
         }
         let missing = match (&self.tls_certificate, &self.tls_key) {
             (Some(_), None) => Some(("POSTHORN_TLS_KEY", "POSTHORN_TLS_CERTIFICATE")),

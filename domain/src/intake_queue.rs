@@ -214,6 +214,27 @@ impl<E: Event> IntakeQueue<E> {
         Batch { events: batch.events, load: batch.load }
     }
 
+    /// Takes out of the queue what waits in vain.
+    pub fn remove(&mut self, mut is_vain: impl FnMut(&E) -> bool) -> Vec<E> {
+        let mut removed = Vec::new();
+        for line in self.tenants.values_mut() {
+            for event in std::mem::take(&mut line.waiting) {
+                if is_vain(&event) {
+                    let load = Load::of_one(event.bytes());
+                    line.load.subtract(load);
+                    self.waiting.subtract(load);
+                    removed.push(event);
+                } else {
+                    line.waiting.push_back(event);
+                }
+            }
+        }
+        self.tenants.retain(|_, line| !line.waiting.is_empty());
+        self.fresh.retain(|tenant| self.tenants.contains_key(tenant));
+        self.others.retain(|tenant| self.tenants.contains_key(tenant));
+        removed
+    }
+
     /// A batch was answered: there is room for as much again.
     pub const fn settle(&mut self, load: Load) {
         self.taken.subtract(load);
@@ -363,8 +384,7 @@ impl<E: Event> Filling<E> {
         if !self.blocked.is_empty() && self.blocked.contains(&id) {
             return true;
         }
-        let repeated =
-            event.idempotency_key().is_some_and(|key| !self.keys.insert((id, key.to_owned())));
+        let repeated = event.idempotency_key().is_some_and(|key| !self.keys.insert((id, key.to_owned())));
         if repeated {
             self.blocked.insert(id);
         }

@@ -32,6 +32,7 @@ pub mod places;
 pub mod retry;
 pub mod signature;
 pub mod stock;
+pub mod stored_bytes;
 pub mod strength;
 pub mod subscription;
 pub mod target;

@@ -60,6 +60,12 @@ pub const IN_FLIGHT_MAX: u32 = 1000;
 /// limit above all there can be means nothing.
 pub const TENANT_IN_FLIGHT_MAX: u32 = 65_536;
 
+/// Subscriptions that a tenant may be limited to: more than a server holds.
+pub const TENANT_SUBSCRIPTIONS_MAX: u32 = 1_000_000;
+
+/// Bytes that a tenant may be limited to: a pebibyte, which every JSON parser reads exactly.
+pub const TENANT_STORED_BYTES_MAX: u64 = 1 << 50;
+
 /// The most requests per second a rate limit may name; beyond it a limit means nothing.
 pub const RATE_MAX: f64 = 100_000.0;
 /// The least: one in a day.

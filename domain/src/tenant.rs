@@ -59,8 +59,33 @@ pub struct TenantSettings {
     pub max_in_flight: Option<u32>,
     /// Over the events it hands in.
     pub ingest_limit: Option<RateLimit>,
+    /// What it may have of what the configuration limits as well.
+    pub quotas: Quotas,
     /// Grows with every change, so that of two copies the newer is known.
     pub version: i64,
+}
+
+/// What a tenant may have; where nothing is set, what the configuration says, and by default as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Quotas {
+    /// Subscriptions that are not deleted, up to `TENANT_SUBSCRIPTIONS_MAX`.
+    pub max_subscriptions: Option<u32>,
+    /// Bytes of payloads that are not removed yet, up to `TENANT_STORED_BYTES_MAX`.
+    pub max_stored_bytes: Option<u64>,
+    /// Over the calls of the API with its keys.
+    pub control_limit: Option<RateLimit>,
+}
+
+impl Quotas {
+    /// The quotas in force where the configuration says `defaults`.
+    #[must_use]
+    pub fn or(self, defaults: Self) -> Self {
+        Self {
+            max_subscriptions: self.max_subscriptions.or(defaults.max_subscriptions),
+            max_stored_bytes: self.max_stored_bytes.or(defaults.max_stored_bytes),
+            control_limit: self.control_limit.or(defaults.control_limit),
+        }
+    }
 }
 
 impl TenantSettings {
@@ -71,12 +96,15 @@ impl TenantSettings {
             ("rate_limit", self.rate_limit != before.rate_limit),
             ("max_in_flight", self.max_in_flight != before.max_in_flight),
             ("ingest_limit", self.ingest_limit != before.ingest_limit),
+            ("max_subscriptions", self.quotas.max_subscriptions != before.quotas.max_subscriptions),
+            ("max_stored_bytes", self.quotas.max_stored_bytes != before.quotas.max_stored_bytes),
+            ("control_limit", self.quotas.control_limit != before.quotas.control_limit),
         ];
         changes.into_iter().filter_map(|(field, changed)| changed.then_some(field)).collect()
     }
 
     /// What each of so many nodes may let the tenant use, so that together they keep to the settings: an equal
-    /// share, and one at least of what is counted.
+    /// share, and one at least of what is counted. What is stored is counted by the database, so it is not shared out.
     #[must_use]
     pub fn share_of(self, nodes: u32) -> Self {
         let nodes = nodes.max(1);
@@ -89,6 +117,7 @@ impl TenantSettings {
             rate_limit: self.rate_limit.map(rate),
             max_in_flight: self.max_in_flight.map(count),
             ingest_limit: self.ingest_limit.map(rate),
+            quotas: Quotas { control_limit: self.quotas.control_limit.map(rate), ..self.quotas },
             version: self.version,
         }
     }
@@ -105,13 +134,30 @@ mod tests {
             rate_limit: rate(9.0, 10),
             max_in_flight: Some(2),
             ingest_limit: None,
+            quotas: Quotas {
+                max_subscriptions: Some(9),
+                max_stored_bytes: Some(9),
+                control_limit: rate(6.0, 3),
+            },
             version: 7,
         };
-        let share = TenantSettings { rate_limit: rate(3.0, 3), max_in_flight: Some(1), ..settings };
+        let quotas = Quotas { control_limit: rate(2.0, 1), ..settings.quotas };
+        let share = TenantSettings { rate_limit: rate(3.0, 3), max_in_flight: Some(1), quotas, ..settings };
         assert_eq!(settings.share_of(3), share);
         for alone in [0, 1] {
             assert_eq!(settings.share_of(alone), settings);
         }
+    }
+
+    #[test]
+    fn what_is_not_set_follows_the_configuration() {
+        let limit = |burst| Some(RateLimit { requests_per_second: 1.0, burst });
+        let defaults = Quotas { max_subscriptions: Some(1), max_stored_bytes: None, control_limit: limit(1) };
+        let own = Quotas { max_subscriptions: None, max_stored_bytes: Some(0), control_limit: limit(2) };
+        let expected =
+            Quotas { max_subscriptions: Some(1), max_stored_bytes: Some(0), control_limit: limit(2) };
+        assert_eq!(own.or(defaults), expected);
+        assert_eq!(Quotas::default().or(Quotas::default()), Quotas::default());
     }
 
     #[test]

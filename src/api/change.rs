@@ -1,6 +1,8 @@
 //! What changes of all resources have in common: what is absent stays, null clears, and every fault
 //! is noted.
 
+use std::fmt::Display;
+
 use poem_openapi::types::MaybeUndefined;
 use serde::{Deserialize, Deserializer};
 
@@ -43,7 +45,7 @@ pub(super) fn field<T, U>(
 }
 
 /// The number, where it is from `min` to `max`.
-pub(super) fn within(value: u32, min: u32, max: u32) -> Result<u32, String> {
+pub(super) fn within<T: Copy + PartialOrd + Display>(value: T, min: T, max: T) -> Result<T, String> {
     if (min..=max).contains(&value) {
         Ok(value)
     } else {

@@ -21,6 +21,7 @@ mod auth;
 mod body;
 mod change;
 mod cluster;
+mod control_limit;
 mod deliveries;
 pub mod document;
 mod documents;
@@ -49,7 +50,7 @@ use std::sync::Arc;
 use poem::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use poem::http::{HeaderValue, Method};
 use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
-use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, Route, get};
+use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, get};
 use poem_openapi::{OpenApiService, Tags};
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::api_key::KeyDigest;
@@ -131,17 +132,18 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         Audit { control: control.clone() },
         Cluster { control: control.clone() },
         WebhookKeys { control: control.clone(), clock },
-        Status { control },
+        Status { control: control.clone() },
     );
     let routes = documents::routes()
         .at("/problems/:name", get(problem::pages::show))
-        .nest("/", OpenApiService::new(api, "", ""));
+        .nest("/", OpenApiService::new(api, "", ""))
+        .around(move |next, request| control_limit::keep(next, control.clone(), request));
     shell(routes, keyring, behind_proxy, document::methods())
 }
 
 /// All that stands before the routes.
 fn shell(
-    routes: Route,
+    routes: impl Endpoint<Output = Response> + 'static,
     keyring: Keyring,
     behind_proxy: bool,
     mut methods: Methods,

@@ -208,6 +208,7 @@ impl From<ChangeError> for Problem {
         match error {
             ChangeError::Store(error) => error.into(),
             ChangeError::OverShare { retry_after } => Self::over_share(retry_after),
+            ChangeError::TooManySubscriptions { max } => Self::too_many_subscriptions(max),
             ChangeError::Busy { retry_after } => Self::store_unavailable(retry_after),
         }
     }
@@ -224,6 +225,7 @@ impl Problem {
             }
             IngestError::QuotaSpent { retry_after } => Self::quota_spent(retry_after),
             IngestError::BacklogFull { retry_after } => Self::backlog_full(retry_after),
+            IngestError::StorageFull { retry_after } => Self::storage_full(retry_after),
             IngestError::OverShare { retry_after } => Self::over_share(retry_after),
             IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
             IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
@@ -240,6 +242,26 @@ impl Problem {
         let detail = "the subscription has as many unfinished deliveries as POSTHORN_MAX_BACKLOG allows; \
                       nothing was stored";
         Self::new(Kind::BacklogFull, detail).retry_after(retry_after)
+    }
+
+    fn storage_full(retry_after: Duration) -> Self {
+        let detail = "the tenant has as many bytes stored as its max_stored_bytes allows; nothing was stored";
+        Self::new(Kind::StorageFull, detail).retry_after(retry_after)
+    }
+
+    /// A call beyond what the tenant may make.
+    pub(super) fn control_spent(retry_after: Duration) -> Self {
+        let detail = "the tenant calls the API more often than its control_limit allows";
+        Self::new(Kind::ControlSpent, detail).retry_after(retry_after)
+    }
+
+    fn too_many_subscriptions(max: u32) -> Self {
+        let detail = format!(
+            "the tenant may have {max} subscriptions (max_subscriptions, or POSTHORN_TENANT_MAX_SUBSCRIPTIONS \
+             where it has none of its own), and has them"
+        );
+        let errors = vec![FieldError { pointer: "/tenant".to_owned(), detail: detail.clone() }];
+        Self { errors, ..Self::new(Kind::TooManySubscriptions, detail) }
     }
 
     /// The tenant has too much under way at once.

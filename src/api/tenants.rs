@@ -4,7 +4,7 @@
 use poem_openapi::param::Path;
 use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{Object, OpenApi};
-use posthorn_domain::limits::TENANT_IN_FLIGHT_MAX;
+use posthorn_domain::limits::{TENANT_IN_FLIGHT_MAX, TENANT_STORED_BYTES_MAX, TENANT_SUBSCRIPTIONS_MAX};
 use posthorn_domain::subscription;
 use posthorn_domain::tenant::{self, TenantSettings};
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ pub(super) struct Tenants {
     pub(super) control: Control,
 }
 
-/// A customer on whose behalf subscriptions exist, and what it may use. Null: no limit.
+/// A customer on whose behalf subscriptions exist, and what it may use. Null: no limit, where nothing else is said.
 #[derive(Serialize, Object)]
 #[expect(clippy::struct_field_names, reason = "the contract says so")]
 struct Tenant {
@@ -33,8 +33,17 @@ struct Tenant {
     /// Requests in flight over all its subscriptions.
     #[oai(validator(minimum(value = "1"), maximum(value = "65536")))]
     max_in_flight: Option<u32>,
-    /// Over the events that are handed in for all its subscriptions, repeats included; beyond it ingest answers 429.
+    /// Over the events that are handed in for all its subscriptions, repeats, tests and replays included; beyond it ingest answers 429.
     ingest_limit: Option<RateLimit>,
+    /// Subscriptions that it may have; beyond it a creation answers 422. Null: the configuration's.
+    #[oai(validator(maximum(value = "1000000")))]
+    max_subscriptions: Option<u32>,
+    /// Bytes of payloads that are not removed yet; beyond it ingest answers 429. Null: the configuration's.
+    #[oai(validator(maximum(value = "1125899906842624")))]
+    max_stored_bytes: Option<u64>,
+    /// Over the calls of the API with its keys, ingest not among them; beyond it they answer 429. Null: the
+    /// configuration's.
+    control_limit: Option<RateLimit>,
 }
 
 /// A change of what a tenant may use: what is absent stays, null clears.
@@ -48,9 +57,21 @@ struct TenantUpdate {
     #[serde(default)]
     #[oai(validator(minimum(value = "1"), maximum(value = "65536")))]
     max_in_flight: MaybeUndefined<u32>,
-    /// Over the events that are handed in for all its subscriptions, repeats included; beyond it ingest answers 429. Null: no limit.
+    /// Over the events that are handed in for all its subscriptions, repeats, tests and replays included; beyond it ingest answers 429. Null: no limit.
     #[serde(default, deserialize_with = "object")]
     ingest_limit: MaybeUndefined<RateLimit>,
+    /// Subscriptions that it may have; beyond it a creation answers 422. Null: the configuration's.
+    #[serde(default)]
+    #[oai(validator(maximum(value = "1000000")))]
+    max_subscriptions: MaybeUndefined<u32>,
+    /// Bytes of payloads that are not removed yet; beyond it ingest answers 429. Null: the configuration's.
+    #[serde(default)]
+    #[oai(validator(maximum(value = "1125899906842624")))]
+    max_stored_bytes: MaybeUndefined<u64>,
+    /// Over the calls of the API with its keys, ingest not among them; beyond it they answer 429. Null: the
+    /// configuration's.
+    #[serde(default, deserialize_with = "object")]
+    control_limit: MaybeUndefined<RateLimit>,
 }
 
 #[OpenApi(tag = "Tag::Tenants")]
@@ -102,6 +123,9 @@ impl Tenant {
             rate_limit: settings.rate_limit.map(RateLimit::from),
             max_in_flight: settings.max_in_flight,
             ingest_limit: settings.ingest_limit.map(RateLimit::from),
+            max_subscriptions: settings.quotas.max_subscriptions,
+            max_stored_bytes: settings.quotas.max_stored_bytes,
+            control_limit: settings.quotas.control_limit.map(RateLimit::from),
         }
     }
 }
@@ -112,6 +136,9 @@ struct Change {
     rate_limit: MaybeUndefined<subscription::RateLimit>,
     max_in_flight: MaybeUndefined<u32>,
     ingest_limit: MaybeUndefined<subscription::RateLimit>,
+    max_subscriptions: MaybeUndefined<u32>,
+    max_stored_bytes: MaybeUndefined<u64>,
+    control_limit: MaybeUndefined<subscription::RateLimit>,
 }
 
 impl Change {
@@ -123,6 +150,13 @@ impl Change {
                 within(max, 1, TENANT_IN_FLIGHT_MAX)
             }),
             ingest_limit: check_rate_limit(body.ingest_limit, "/ingest_limit", &mut faults),
+            max_subscriptions: field(body.max_subscriptions, "/max_subscriptions", &mut faults, |max| {
+                within(max, 0, TENANT_SUBSCRIPTIONS_MAX)
+            }),
+            max_stored_bytes: field(body.max_stored_bytes, "/max_stored_bytes", &mut faults, |max| {
+                within(max, 0, TENANT_STORED_BYTES_MAX)
+            }),
+            control_limit: check_rate_limit(body.control_limit, "/control_limit", &mut faults),
         };
         faults.check()?;
         Ok(change)
@@ -132,6 +166,9 @@ impl Change {
         set(&mut settings.rate_limit, self.rate_limit);
         set(&mut settings.max_in_flight, self.max_in_flight);
         set(&mut settings.ingest_limit, self.ingest_limit);
+        set(&mut settings.quotas.max_subscriptions, self.max_subscriptions);
+        set(&mut settings.quotas.max_stored_bytes, self.max_stored_bytes);
+        set(&mut settings.quotas.control_limit, self.control_limit);
     }
 }
 
@@ -153,6 +190,9 @@ mod tests {
             "rate_limit": {"requests_per_second": 2.5, "burst": 3},
             "max_in_flight": 65_536,
             "ingest_limit": {"requests_per_second": 0.5, "burst": 100_000},
+            "max_subscriptions": 0,
+            "max_stored_bytes": 1_u64 << 50,
+            "control_limit": {"requests_per_second": 0.5, "burst": 1},
         });
         change(&mut settings, full.clone()).unwrap();
         let mut shown = serde_json::to_value(Tenant::new(&tenant::Tenant::default(), settings)).unwrap();
@@ -161,7 +201,7 @@ mod tests {
         let before = settings;
         change(&mut settings, json!({})).unwrap();
         assert_eq!(settings, before);
-        for field in ["rate_limit", "max_in_flight", "ingest_limit"] {
+        for field in full.as_object().unwrap().keys() {
             change(&mut settings, json!({field: null})).unwrap();
         }
         assert_eq!(settings, TenantSettings { version: 7, ..TenantSettings::default() });
@@ -175,6 +215,9 @@ mod tests {
                 "rate_limit": {"requests_per_second": 0, "burst": 0},
                 "max_in_flight": 65537,
                 "ingest_limit": {"requests_per_second": 100_001, "burst": 100_001},
+                "max_subscriptions": 1_000_001,
+                "max_stored_bytes": (1_u64 << 50) + 1,
+                "control_limit": {"requests_per_second": 1, "burst": 0},
             }),
         );
         let problem = problem.unwrap_err();
@@ -187,6 +230,9 @@ mod tests {
                 "/max_in_flight",
                 "/ingest_limit/requests_per_second",
                 "/ingest_limit/burst",
+                "/max_subscriptions",
+                "/max_stored_bytes",
+                "/control_limit/burst",
             ]
         );
     }

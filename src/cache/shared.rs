@@ -99,6 +99,8 @@ pub enum Bucket {
     Deliveries,
     /// Events that it hands in.
     Ingest,
+    /// Its calls of the API.
+    Control,
 }
 
 /// Turns of a common pace.
@@ -278,6 +280,7 @@ impl Shared {
         let kind = match kind {
             Bucket::Deliveries => "deliveries",
             Bucket::Ingest => "ingest",
+            Bucket::Control => "control",
         };
         let key = format!("posthorn:{}:{kind}:{tenant}:{version}", place.cluster);
         let interval = 1e6 / limit.requests_per_second;

@@ -115,6 +115,19 @@ impl Reader {
         self.read(name, &expected, |value| value.parse().ok().filter(|n| *n >= min && *n <= max))
     }
 
+    /// A number, or nothing.
+    pub(super) fn optional_number<T: Copy + FromStr + PartialOrd + Display>(
+        &self,
+        name: &str,
+        kind: &str,
+        min: T,
+        max: T,
+    ) -> Result<Option<T>, Error> {
+        let expected = format!("{kind} from {min} to {max}");
+        let within = |value: &str| value.parse().ok().filter(|n| *n >= min && *n <= max);
+        self.value(name).map(|_| self.read(name, &expected, within)).transpose()
+    }
+
     pub(super) fn seconds(&self, name: &str, min: Duration, max: Duration) -> Result<Duration, Error> {
         self.duration(name, "seconds", 1.0, min, max)
     }

@@ -55,6 +55,8 @@ fn nonsense_is_named() {
         ("WEBHOOK_MAX_RETRIES", "-1", r#"expected a whole number from 0 to 100, got "-1""#),
         ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "0", r#"expected seconds from 0.1 to 120, got "0""#),
         ("WEBHOOK_DELIVERY_TIMEOUT_SECONDS", "NaN", r#"expected seconds from 0.1 to 120, got "NaN""#),
+        ("POSTHORN_TENANT_MAX_SUBSCRIPTIONS", "-1", r#"expected a whole number from 0 to 1000000, got "-1""#),
+        ("POSTHORN_TENANT_CONTROL_BURST", "0", r#"expected a whole number from 1 to 100000, got "0""#),
         ("LOG_RETENTION_HOURS", "1e308", r#"expected hours from 0.0000003 to 87600, got "1e308""#),
         ("DATABASE_URL", "mysql://x", "expected sqlite://PATH or postgres://…"),
         ("DATABASE_LISTEN_URL", "sqlite://x", "expected postgres://…"),
@@ -116,6 +118,21 @@ fn secrets_come_from_files() {
         assert!(wrong.starts_with(&format!("{file}: expected ")) && !wrong.contains("canary"), "{wrong}");
         write(value, 0o644);
         assert_eq!(config(&[(&file, path)]).unwrap().readable_by_others, [file]);
+    }
+}
+
+#[test]
+fn quotas_of_tenants_are_none_by_default() {
+    let none = config(&[("POSTHORN_TENANT_MAX_STORED_BYTES", "")]).unwrap();
+    assert_eq!((none.tenant_subscriptions_max, none.tenant_stored_bytes_max), (None, None));
+    let (rate, burst) =
+        (("POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND", "0.5"), ("POSTHORN_TENANT_CONTROL_BURST", "7"));
+    let both = config(&[rate, burst, ("POSTHORN_TENANT_MAX_STORED_BYTES", "0")]).unwrap();
+    assert_eq!((both.tenant_control_rate, both.tenant_control_burst), (Some(0.5), Some(7)));
+    assert_eq!(both.tenant_stored_bytes_max, Some(0));
+    for (alone, missing) in [(rate, burst.0), (burst, rate.0)] {
+        let error = config(&[alone]).unwrap_err();
+        assert!(error.starts_with(&format!("{missing}: expected a number where {}", alone.0)), "{error}");
     }
 }
 

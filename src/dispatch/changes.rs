@@ -41,6 +41,12 @@ pub enum ChangeError {
         /// When to try again.
         retry_after: Duration,
     },
+    /// The tenant has as many subscriptions as it may have.
+    #[error("the tenant may have {max} subscriptions")]
+    TooManySubscriptions {
+        /// So many.
+        max: u32,
+    },
     /// Too many changes wait; nothing was changed.
     #[error("too many changes wait")]
     Busy {
@@ -132,7 +138,9 @@ impl From<ChangeError> for IngestError {
             ChangeError::Store(Error::OutcomeUnknown(_) | Error::SyncFailed(_)) => {
                 Self::OutcomeUnknown { retry_after: RETRY_AFTER }
             }
-            ChangeError::Store(_) | ChangeError::Busy { .. } => Self::Busy { retry_after: RETRY_AFTER },
+            ChangeError::Store(_) | ChangeError::Busy { .. } | ChangeError::TooManySubscriptions { .. } => {
+                Self::Busy { retry_after: RETRY_AFTER }
+            }
         }
     }
 }

@@ -58,14 +58,16 @@ impl Control {
         &self.parts.store
     }
 
-    /// Stores a new subscription.
+    /// Stores a new subscription, where its tenant may have one more.
     pub async fn create(
         &self,
         by: Actor,
         tenant: Tenant,
         config: SubscriptionConfig,
     ) -> Result<SubscriptionView, ChangeError> {
-        let permit = self.permit(&tenant).await?;
+        let state = self.parts.tenants.get(&tenant).await?;
+        let quotas = state.settings().quotas.or(self.parts.settings.quotas);
+        let permit = self.parts.changes.permit(state).await?;
         let now = self.parts.clock.now();
         let subscription = Subscription {
             id: SubscriptionId(Uuid::now_v7()),
@@ -81,15 +83,19 @@ impl Control {
             updated_at: now,
         };
         let parts = Arc::clone(&self.parts);
-        to_its_end(permit, async move {
-            parts.store.insert_subscription(&subscription, Stamp { by, at: now }).await?;
+        let created = to_its_end(permit, async move {
+            let (max, stamp) = (quotas.max_subscriptions, Stamp { by, at: now });
+            if !parts.store.insert_subscription(&subscription, max, stamp).await? {
+                return Ok(None);
+            }
             // Its first events come soon, and maybe many at once.
             parts.caches.keep_subscription(subscription.clone()).await;
             let circuit =
                 CircuitView { state: CircuitState::Closed, consecutive_failures: 0, retry_at: None };
-            Ok(SubscriptionView { subscription, circuit })
-        })
-        .await
+            Ok(Some(SubscriptionView { subscription, circuit }))
+        });
+        let max = quotas.max_subscriptions.unwrap_or(u32::MAX);
+        created.await?.ok_or(ChangeError::TooManySubscriptions { max })
     }
 
     /// Changes what a person may set; none where the subscription is not there.
@@ -155,12 +161,11 @@ impl Control {
         id: SubscriptionId,
     ) -> Result<Option<SubscriptionView>, ChangeError> {
         let until = self.parts.clock.now().plus(SIGNING_SECRET_OVERLAP);
-        self
-            .change(by, Action::SigningSecretRotated, id, move |subscription| {
-                let old = std::mem::replace(&mut subscription.signing.current, fresh_signing_secret());
-                subscription.signing.previous = Some((old, until));
-            })
-            .await
+        self.change(by, Action::SigningSecretRotated, id, move |subscription| {
+            let old = std::mem::replace(&mut subscription.signing.current, fresh_signing_secret());
+            subscription.signing.previous = Some((old, until));
+        })
+        .await
     }
 
     /// Changes a subscription; one that is like that already stays as it is.

@@ -2,11 +2,13 @@
 //! [`IntakeQueue`]; here it is shared, and those who wait are answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::intake_queue::{Batch, Bounds, Event, IntakeQueue, Load, Refusal};
 use posthorn_domain::tenant::Tenant;
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
+use tokio::time::Instant;
 
 use super::control::IngestError;
 use super::ingest_writer::RETRY_AFTER;
@@ -26,6 +28,7 @@ pub(super) struct Item {
     /// Its subscription's.
     pub(super) tenant: Tenant,
     pub(super) reply: oneshot::Sender<Result<Submitted, IngestError>>,
+    came: Instant,
 }
 
 impl Event for Item {
@@ -85,7 +88,7 @@ impl IngestQueue {
     /// May be dropped: the event is then stored or not, and nobody hears of it.
     pub(super) async fn submit(&self, intake: Intake, tenant: Tenant) -> Result<Submitted, IngestError> {
         let (reply, answer) = oneshot::channel();
-        let pushed = self.lock().push(Item { intake, tenant, reply });
+        let pushed = self.lock().push(Item { intake, tenant, reply, came: Instant::now() });
         for item in pushed.evicted {
             // A client that left waits for nothing.
             let _ = item.reply.send(Err(refused(Refusal::OverShare)));
@@ -117,6 +120,14 @@ impl IngestQueue {
                 return (events, Taken { queue: self, load });
             }
             self.arrived.notified().await;
+        }
+    }
+
+    /// Tells those that have waited for so long that the store is not available.
+    pub(super) fn give_up(&self, patience: Duration) {
+        let given_up = self.lock().remove(|item| item.came.elapsed() >= patience);
+        for item in given_up {
+            let _ = item.reply.send(Err(refused(Refusal::Full)));
         }
     }
 

@@ -40,18 +40,22 @@ pub(super) async fn run(parts: Arc<Parts>) {
     loop {
         // Counted as waiting until all of it is answered.
         let (batch, _taken) = parts.ingest.next().await;
-        commit(&parts, &mut writer, batch).await;
+        if !commit(&parts, &mut writer, batch).await {
+            // Those behind it would each wait as long again.
+            parts.ingest.give_up(PATIENCE);
+        }
     }
 }
 
-/// Stores a batch and answers everyone who waits for it.
-async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
+/// Stores a batch and answers everyone who waits for it; false where the store was not available.
+async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> bool {
     let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
         batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply))).unzip();
     for intake in &mut intakes {
         intake.elsewhere = !parts.leases.serves(Slot::of(intake.subscription_id));
     }
     let answers = store(parts, writer, &intakes).await;
+    let available = !answers.iter().all(|answer| matches!(answer, Err(IngestError::Busy { .. })));
     let mut stored = Vec::with_capacity(intakes.len());
     let mut moved = Vec::new();
     for ((intake, answer), (tenant, reply)) in intakes.into_iter().zip(answers).zip(replies) {
@@ -92,6 +96,7 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) {
     if !stored.is_empty() {
         parts.dispatcher.tell(DispatcherMsg::Accepted(stored));
     }
+    available
 }
 
 /// Stores `intakes`, trying again for a while where that makes sense.

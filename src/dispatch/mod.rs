@@ -38,6 +38,7 @@ mod pace;
 mod quota;
 mod reads;
 mod root;
+mod stored;
 mod subscription;
 mod tenants;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::subscription::Defaults;
+use posthorn_domain::tenant::Quotas;
 use tokio::sync::Semaphore;
 
 use crate::cache::Caches;
@@ -91,11 +93,16 @@ pub struct Settings {
     pub cleanup_interval: Duration,
     /// How long a node that stopped answering keeps its slots.
     pub lease: Duration,
+    /// What a tenant may have where its own settings say nothing.
+    pub quotas: Quotas,
 }
 
 /// Pages of lanes that are read at once; the others wait their turn, so that a start with many
 /// lanes leaves connections for the API.
 const LOADS_AT_ONCE: usize = 6;
+
+/// Tenants whose stored bytes are counted at once.
+const COUNTS_AT_ONCE: usize = 2;
 
 /// What the actors share.
 struct Parts {
@@ -118,6 +125,7 @@ struct Parts {
     membership: Membership,
     loads: Semaphore,
     reads: Reads,
+    counts: Semaphore,
 }
 
 impl Parts {
@@ -128,7 +136,7 @@ impl Parts {
             settings,
             backlogs: Backlogs::new(store.clone()),
             changes: Changes::default(),
-            tenants: Tenants::new(caches.clone()),
+            tenants: Tenants::new(caches.clone(), settings.quotas),
             deletions: Deletions::default(),
             limits: Limits::default(),
             store,
@@ -144,6 +152,7 @@ impl Parts {
             membership: Membership::new(clock.now()),
             loads: Semaphore::new(LOADS_AT_ONCE),
             reads: Reads::new(),
+            counts: Semaphore::new(COUNTS_AT_ONCE),
         })
     }
 }

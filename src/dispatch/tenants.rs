@@ -9,12 +9,14 @@
 //! held by the load, so a change always finds what it has to change.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use posthorn_domain::audit::{Actor, Stamp};
-use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_domain::stored_bytes::StoredBytes;
+use posthorn_domain::tenant::{Quotas, Tenant, TenantSettings};
+use tokio::sync::Notify;
 use tracing::warn;
 
 use super::changes::{ChangeError, TenantChanges, to_its_end};
@@ -36,6 +38,8 @@ pub(super) struct Tenants {
 }
 
 struct Known {
+    /// What a tenant may have where its settings say nothing.
+    quotas: Quotas,
     /// Nodes that are alive: each keeps to an equal share of every tenant's limits.
     nodes: u32,
     tenants: HashMap<Tenant, Entry>,
@@ -60,14 +64,21 @@ pub(super) struct TenantState {
     rate: Quota,
     /// Over what the tenant hands in.
     ingest: Quota,
+    /// Over its calls of the API.
+    control: Quota,
+    /// Bytes of payloads that it may store; `u64::MAX`: no limit.
+    stored_bytes_max: AtomicU64,
+    stored: Mutex<StoredBytes>,
+    /// What it has stored was counted.
+    counted: Notify,
     /// Changes of what is the tenant's.
     changes: TenantChanges,
     asks: Arc<Asks>,
 }
 
 impl Tenants {
-    pub(super) fn new(caches: Caches) -> Self {
-        let known = Known { nodes: 1, tenants: HashMap::new(), sweep_beyond: SWEEP_FROM };
+    pub(super) fn new(caches: Caches, quotas: Quotas) -> Self {
+        let known = Known { quotas, nodes: 1, tenants: HashMap::new(), sweep_beyond: SWEEP_FROM };
         Self { asks: Arc::new(Asks::new(caches.clone())), caches, known: Mutex::new(known) }
     }
 
@@ -92,22 +103,30 @@ impl Tenants {
     }
 
     /// Takes a turn at handing something in.
-    pub(super) async fn take_ingest(&self, tenant: &Tenant) -> Result<(), IngestError> {
+    pub(super) async fn take_ingest(&self, tenant: &Tenant) -> Result<Arc<TenantState>, IngestError> {
         let state = self.get(tenant).await.map_err(|error| {
             warn!(%error, "what a tenant may hand in could not be read");
             IngestError::Busy { retry_after: RETRY_AFTER }
         })?;
-        state.ingest.take_soon(tenant, &self.asks).await.map_err(|next| IngestError::QuotaSpent {
+        let taken = state.ingest.take_soon(tenant, &self.asks).await;
+        taken.map_err(|next| IngestError::QuotaSpent {
             retry_after: next.saturating_duration_since(Instant::now()),
-        })
+        })?;
+        Ok(state)
+    }
+
+    /// Takes a turn at calling the API, or says how long to wait for one.
+    async fn take_call(&self, tenant: &Tenant) -> Result<Option<Duration>, Error> {
+        let taken = self.get(tenant).await?.control.take_soon(tenant, &self.asks).await;
+        Ok(taken.err().map(|next| next.saturating_duration_since(Instant::now())))
     }
 
     /// Settings as they are stored; they hold at once, unless newer ones are known.
     pub(super) fn apply(&self, tenant: &Tenant, settings: TenantSettings) {
         let mut known = self.known();
-        let nodes = known.nodes;
+        let (nodes, quotas) = (known.nodes, known.quotas);
         if let Some(entry) = known.tenants.get_mut(tenant) {
-            entry.state.renew(settings, nodes);
+            entry.state.renew(settings, nodes, quotas);
             entry.loaded = true;
         }
     }
@@ -117,7 +136,8 @@ impl Tenants {
         let mut known = self.known();
         let news = std::mem::replace(&mut known.nodes, nodes) != nodes;
         if news {
-            known.tenants.values().for_each(|entry| entry.state.share(nodes));
+            let quotas = known.quotas;
+            known.tenants.values().for_each(|entry| entry.state.share(nodes, quotas));
         }
         news
     }
@@ -159,6 +179,7 @@ impl Known {
             self.sweep(now);
         }
         let state = Arc::new(TenantState::new(tenant.clone(), Arc::clone(asks)));
+        state.share(self.nodes, self.quotas);
         self.tenants.insert(tenant.clone(), Entry { state: Arc::clone(&state), loaded: false });
         (state, false)
     }
@@ -180,6 +201,10 @@ impl TenantState {
             in_flight_max: AtomicU32::new(0),
             rate: Quota::new(Bucket::Deliveries),
             ingest: Quota::new(Bucket::Ingest),
+            control: Quota::new(Bucket::Control),
+            stored_bytes_max: AtomicU64::new(u64::MAX),
+            stored: Mutex::default(),
+            counted: Notify::new(),
             changes: TenantChanges::default(),
             asks,
         }
@@ -190,6 +215,7 @@ impl TenantState {
         match bucket {
             Bucket::Deliveries => &self.rate,
             Bucket::Ingest => &self.ingest,
+            Bucket::Control => &self.control,
         }
     }
 
@@ -208,8 +234,7 @@ impl TenantState {
         &self.name
     }
 
-    /// What it may use now, on all nodes.
-    #[cfg(test)]
+    /// What it may use now, on all nodes; without what the configuration says.
     pub(super) fn settings(&self) -> TenantSettings {
         *self.lock()
     }
@@ -219,30 +244,51 @@ impl TenantState {
         Some(self.in_flight_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
     }
 
+    /// Bytes of payloads that it may store on all nodes.
+    pub(super) fn stored_bytes_max(&self) -> Option<u64> {
+        Some(self.stored_bytes_max.load(Ordering::Relaxed)).filter(|max| *max < u64::MAX)
+    }
+
+    /// What it has stored, so far as is known.
+    pub(super) fn stored(&self) -> MutexGuard<'_, StoredBytes> {
+        // Numbers that are changed in one step.
+        self.stored.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells when what it has stored was counted.
+    pub(super) const fn counted(&self) -> &Notify {
+        &self.counted
+    }
+
     /// These are its settings, unless it has newer ones.
-    fn renew(&self, settings: TenantSettings, nodes: u32) {
+    fn renew(&self, settings: TenantSettings, nodes: u32, quotas: Quotas) {
         let mut current = self.lock();
         if settings.version > current.version {
             *current = settings;
-            self.keep_to(settings, nodes);
+            self.keep_to(settings, nodes, quotas);
         }
     }
 
-    fn share(&self, nodes: u32) {
+    fn share(&self, nodes: u32, quotas: Quotas) {
         let settings = self.lock();
-        self.keep_to(*settings, nodes);
+        self.keep_to(*settings, nodes, quotas);
     }
 
-    fn keep_to(&self, settings: TenantSettings, nodes: u32) {
-        let TenantSettings { rate_limit, ingest_limit, version, .. } = settings;
+    /// Keeps to these settings where the configuration says `quotas`.
+    fn keep_to(&self, settings: TenantSettings, nodes: u32, quotas: Quotas) {
+        let settings = TenantSettings { quotas: settings.quotas.or(quotas), ..settings };
+        let TenantSettings { rate_limit, ingest_limit, quotas, version, .. } = settings;
         let share = settings.share_of(nodes);
         self.in_flight_max.store(share.max_in_flight.unwrap_or(0), Ordering::Relaxed);
         self.rate.keep_to(rate_limit, version, nodes, share.rate_limit);
         self.ingest.keep_to(ingest_limit, version, nodes, share.ingest_limit);
+        self.control.keep_to(quotas.control_limit, version, nodes, share.quotas.control_limit);
+        self.stored_bytes_max.store(quotas.max_stored_bytes.unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
-        self.rate.is_replenished(now) && self.ingest.is_replenished(now)
+        let paces = [&self.rate, &self.ingest, &self.control];
+        paces.iter().all(|pace| pace.is_replenished(now)) && self.stored().is_idle()
     }
 
     fn lock(&self) -> MutexGuard<'_, TenantSettings> {
@@ -252,6 +298,11 @@ impl TenantState {
 }
 
 impl Control {
+    /// Takes a turn of a tenant's `control_limit`, or says how long to wait for one.
+    pub async fn take_call(&self, tenant: &Tenant) -> Result<Option<Duration>, Error> {
+        self.parts.tenants.take_call(tenant).await
+    }
+
     /// Changes what a tenant may use. It holds at once. Where nothing would change, nothing is written.
     ///
     /// May be dropped: the change then goes on alone to its end.
@@ -388,7 +439,7 @@ mod tests {
             let store = Store::connect(&Settings::at(url)).await.unwrap();
             store.migrate_up().await.unwrap();
             let caches = Caches::new(store.clone(), None).unwrap();
-            Self { store, tenants: Tenants::new(caches), _folder: folder }
+            Self { store, tenants: Tenants::new(caches, Quotas::default()), _folder: folder }
         }
 
         fn entry(&self, name: &str, now: Instant) -> (Arc<TenantState>, bool) {

@@ -258,7 +258,7 @@ impl World {
         };
         let id = self.control.create(Actor::Anyone, Tenant::default(), config).await.unwrap().subscription.id;
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
-        self.control.update(Actor::Anyone, id, move |config| config.target = target).await.unwrap();
+        self.control.update(Actor::Anyone, id, move |config| config.target = target.clone()).await.unwrap();
         id
     }
 
@@ -350,6 +350,7 @@ async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
             in_flight: Adaptive::DEFAULT,
         },
         backlog_max: 1_000_000,
+        quotas: posthorn_domain::tenant::Quotas::default(),
         in_flight_max,
         retention: Duration::from_hours(1),
         audit_retention: Duration::from_hours(1),

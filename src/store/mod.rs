@@ -37,6 +37,7 @@ mod secrets;
 pub mod shared_cache;
 mod sqlite;
 mod stats;
+mod stored_bytes;
 mod subscriptions;
 mod tenants;
 mod tx;

@@ -14,9 +14,9 @@ use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, EntityTrait as _,
-    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    Statement,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbBackend,
+    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, Statement,
 };
 
 use uuid::Uuid;
@@ -144,12 +144,22 @@ pub struct Update {
 }
 
 impl Store {
-    /// Stores a new subscription with its lane.
-    pub async fn insert_subscription(&self, subscription: &Subscription, stamp: Stamp) -> Result<(), Error> {
+    /// Stores a new subscription with its lane; false where its tenant has `max` already.
+    pub async fn insert_subscription(
+        &self,
+        subscription: &Subscription,
+        max: Option<u32>,
+        stamp: Stamp,
+    ) -> Result<bool, Error> {
         let row = row::from_subscription(subscription, &self.vault)?.into_active_model();
-        let id = subscription.id;
+        let (id, tenant) = (subscription.id, subscription.tenant.clone());
         tx::run(self, move |tx| {
             Box::pin(async move {
+                if let Some(max) = max
+                    && !has_room(tx, &tenant, max).await?
+                {
+                    return Ok(false);
+                }
                 row.insert(tx).await?;
                 tx::execute(
                     tx,
@@ -163,7 +173,8 @@ impl Store {
                     [id.0.into()],
                 )
                 .await?;
-                audit::note(tx, stamp, Action::SubscriptionCreated, &Subject::Subscription(id), &[]).await
+                audit::note(tx, stamp, Action::SubscriptionCreated, &Subject::Subscription(id), &[]).await?;
+                Ok(true)
             })
         })
         .await
@@ -278,6 +289,22 @@ impl Store {
         })
         .await
     }
+}
+
+/// Whether a tenant has fewer than `max` subscriptions, by `subscriptions_by_tenant`; simultaneous creations for one
+/// tenant follow one another.
+async fn has_room(tx: &DatabaseTransaction, tenant: &Tenant, max: u32) -> Result<bool, Error> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        // Until the commit. Two tenants whose names have the same hash wait for each other, and no more than that.
+        let lock = "SELECT pg_advisory_xact_lock(1886352244, hashtext($1))";
+        tx::execute(tx, lock, [tenant.as_str().into()]).await?;
+    }
+    let count = subscriptions::Entity::find()
+        .filter(subscriptions::Column::DeletedAtMs.is_null())
+        .filter(subscriptions::Column::Tenant.eq(tenant.as_str()))
+        .count(tx)
+        .await?;
+    Ok(count < u64::from(max))
 }
 
 /// What a change of a subscription means for its deliveries and its circuit. The deliveries are not touched, however

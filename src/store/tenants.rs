@@ -3,7 +3,7 @@
 //! A tenant that nobody configured has no row and reads as the default.
 
 use posthorn_domain::audit::{Action, Stamp, Subject};
-use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_domain::tenant::{Quotas, Tenant, TenantSettings};
 use posthorn_domain::time::Timestamp;
 use sea_orm::{ActiveModelTrait as _, EntityTrait as _, IntoActiveModel as _};
 
@@ -80,6 +80,8 @@ pub(super) fn from_settings(
 ) -> tenants::Model {
     let (requests_per_second, burst) = rate_limit_to_columns(settings.rate_limit);
     let (ingest_per_second, ingest_burst) = rate_limit_to_columns(settings.ingest_limit);
+    let Quotas { max_subscriptions, max_stored_bytes, control_limit } = settings.quotas;
+    let (control_per_second, control_burst) = rate_limit_to_columns(control_limit);
     tenants::Model {
         name: tenant.to_string(),
         requests_per_second,
@@ -87,6 +89,10 @@ pub(super) fn from_settings(
         max_in_flight: settings.max_in_flight.map(count_to_column),
         ingest_per_second,
         ingest_burst,
+        max_subscriptions: max_subscriptions.map(count_to_column),
+        max_stored_bytes: max_stored_bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
+        control_per_second,
+        control_burst,
         version: settings.version,
         updated_at_ms: updated_at.as_millis(),
     }
@@ -97,6 +103,11 @@ pub(super) fn to_settings(row: &tenants::Model) -> TenantSettings {
         rate_limit: columns_to_rate_limit(row.requests_per_second, row.burst),
         max_in_flight: row.max_in_flight.map(column_to_count),
         ingest_limit: columns_to_rate_limit(row.ingest_per_second, row.ingest_burst),
+        quotas: Quotas {
+            max_subscriptions: row.max_subscriptions.map(column_to_count),
+            max_stored_bytes: row.max_stored_bytes.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+            control_limit: columns_to_rate_limit(row.control_per_second, row.control_burst),
+        },
         version: row.version,
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::errors::check_page;
 use crate::support::server::ADMIN_KEY;
 use crate::support::signature::sha256_signature;
-use crate::support::{Answer, Backend, Client, Posthorn, on_both_databases};
+use crate::support::{Answer, Backend, Client, Posthorn, eventually, on_both_databases};
 
 on_both_databases!(
     shown_and_changed_in_part,
@@ -19,6 +19,10 @@ on_both_databases!(
     everything_handed_in_counts,
     what_is_refused_before_spends_nothing,
     changed_quota_holds_at_once,
+    replays_count_as_handed_in,
+    subscriptions_are_counted,
+    stored_bytes_are_counted,
+    calls_of_a_tenants_keys_are_counted,
 );
 
 /// Nothing is sent there: the subscriptions are paused.
@@ -44,6 +48,12 @@ async fn shown_and_changed_in_part(backend: Backend) {
         ("ingest_limit", json!({"requests_per_second": 100_000.0, "burst": 100_000})),
         ("max_in_flight", json!(null)),
         ("ingest_limit", json!(null)),
+        ("max_subscriptions", json!(0)),
+        ("max_stored_bytes", json!(0)),
+        ("control_limit", json!({"requests_per_second": 1.0, "burst": 1})),
+        ("max_subscriptions", json!(null)),
+        ("max_stored_bytes", json!(null)),
+        ("control_limit", json!(null)),
     ] {
         expected[field] = value.clone();
         assert_eq!(put(json!({field: value})).await, expected, "{field}");
@@ -88,6 +98,11 @@ async fn bad_fields_are_named(backend: Backend) {
         ("ingest_limit", limit(json!(1), json!(1.5)), "/ingest_limit/burst"),
         ("ingest_limit", limit(json!(1), json!(100_001)), "/ingest_limit/burst"),
         ("ingest_limit", json!({"requests_per_second": 1, "burst": 1, "zz": 1}), "/ingest_limit/zz"),
+        ("max_subscriptions", json!(-1), "/max_subscriptions"),
+        ("max_subscriptions", json!(1_000_001), "/max_subscriptions"),
+        ("max_stored_bytes", json!(-1), "/max_stored_bytes"),
+        ("max_stored_bytes", json!((1_u64 << 50) + 1), "/max_stored_bytes"),
+        ("control_limit", json!({"requests_per_second": 1}), "/control_limit/burst"),
     ] {
         // Beside a good field, which must not be stored either.
         let mut body = json!({"rate_limit": good.clone()});
@@ -238,6 +253,122 @@ async fn changed_quota_holds_at_once(backend: Backend) {
     hand_in(client, &id).await.expect(429);
 }
 
+async fn replays_count_as_handed_in(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({})).await;
+    limit(client, "acme", slow(3)).await;
+    let delivery = hand_in(client, &id).await.expect(202).text("delivery_id");
+    for status in [202, 202, 429] {
+        let answer = client.post(format!("/deliveries/{delivery}/replay")).await.expect(status);
+        assert!(status == 202 || answer.text("type") == "/problems/quota-spent", "{}", answer.json);
+    }
+    hand_in(client, &id).await.expect(429);
+}
+
+async fn subscriptions_are_counted(backend: Backend) {
+    let posthorn = Posthorn::start_with(backend, &[("POSTHORN_TENANT_MAX_SUBSCRIPTIONS", "2")]).await;
+    let client = posthorn.client();
+    let create = |tenant: &str| {
+        let body = json!({"target_url": TARGET, "tenant": tenant});
+        async move { client.post_json("/subscriptions/", body).await }
+    };
+    // However many ask at once.
+    let answers = futures_util::future::join_all((0..6).map(|_| create("acme"))).await;
+    let (made, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 201);
+    assert_eq!(made.len(), 2, "as the configuration says");
+    for answer in refused {
+        let answer = answer.refuses_field(422, "tenant");
+        assert_eq!(answer.text("type"), "/problems/too-many-subscriptions");
+        assert!(answer.text("detail").contains("max_subscriptions"), "{}", answer.json);
+    }
+    check_page(client, "/problems/too-many-subscriptions").await;
+    create("other").await.expect(201);
+    // The tenant's own number goes before the configuration's; what is deleted does not count.
+    let put = async |max: Value| {
+        client.put_json("/tenants/acme", json!({"max_subscriptions": max})).await.expect(200);
+    };
+    put(json!(3)).await;
+    create("acme").await.expect(201);
+    create("acme").await.expect(422);
+    client.delete(format!("/subscriptions/{}", made[0].text("id"))).await.expect(204);
+    create("acme").await.expect(201);
+    put(json!(0)).await;
+    create("acme").await.expect(422);
+    put(json!(null)).await;
+    create("acme").await.expect(422);
+}
+
+async fn stored_bytes_are_counted(backend: Backend) {
+    let settings = [("LOG_RETENTION_HOURS", "0.0005"), ("CLEANUP_INTERVAL_SECONDS", "0.2")];
+    let posthorn = Posthorn::start_with(backend, &settings).await;
+    let client = posthorn.client();
+    let id = subscribe(client, "acme", json!({})).await;
+    let other = subscribe(client, "other", json!({})).await;
+    // Ten bytes each, before there is a limit.
+    let ten = async |id: &str| client.post_json(format!("/ingest/{id}"), json!("12345678")).await;
+    let mut deliveries = Vec::new();
+    for _ in 0..5 {
+        deliveries.push(ten(&id).await.expect(202).text("delivery_id"));
+    }
+    client.put_json("/tenants/acme", json!({"max_stored_bytes": 100})).await.expect(200);
+    // What was there counts, and of those that come at once no more are let in than have room.
+    let answers = futures_util::future::join_all((0..20).map(|_| ten(&id))).await;
+    let accepted = answers.iter().filter(|answer| answer.status == 202).count();
+    assert_eq!(accepted, 5, "{:?}", answers.iter().map(|answer| answer.status).collect::<Vec<_>>());
+    let refused = ten(&id).await.expect(429);
+    assert_eq!(refused.text("type"), "/problems/storage-full");
+    assert!(refused.text("detail").contains("max_stored_bytes"), "{}", refused.json);
+    check_page(client, "/problems/storage-full").await;
+    ten(&other).await.expect(202);
+    // A replay has no bytes of its own.
+    client.post(format!("/deliveries/{}/replay", deliveries[1])).await.expect(202);
+    // What retention removes makes room.
+    client.post(format!("/deliveries/{}/skip", deliveries[0])).await.expect(200);
+    eventually("there is room again", async || {
+        let answer = ten(&id).await.expect_any(&[202, 429]);
+        if answer.status == 202 { Ok(()) } else { Err(answer.json.to_string()) }
+    })
+    .await;
+    ten(&id).await.expect(429);
+    client.put_json("/tenants/acme", json!({"max_stored_bytes": null})).await.expect(200);
+    ten(&id).await.expect(202);
+}
+
+async fn calls_of_a_tenants_keys_are_counted(backend: Backend) {
+    let settings = [
+        (ADMIN_KEY, "an-admin-key-of-some-length"),
+        ("POSTHORN_TENANT_CONTROL_REQUESTS_PER_SECOND", "0.001"),
+        ("POSTHORN_TENANT_CONTROL_BURST", "3"),
+    ];
+    let posthorn = Posthorn::start_with(backend, &settings).await;
+    let admin = posthorn.client();
+    let key = async |tenant: &str| {
+        let made = admin.post_json("/keys", json!({"tenant": tenant})).await.expect(201).text("key");
+        admin.with_key(Some(&made))
+    };
+    let id = subscribe(admin, "acme", json!({})).await;
+    let (acme, again, other) = (key("acme").await, key("acme").await, key("other").await);
+    acme.get(format!("/subscriptions/{id}")).await.expect(200);
+    again.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+    acme.get("/subscriptions/").await.expect(200);
+    for client in [&acme, &again] {
+        let refused = client.get("/status/stats").await.expect(429);
+        assert_eq!(refused.text("type"), "/problems/control-limit-spent");
+        assert!(refused.text("detail").contains("control_limit"), "{}", refused.json);
+    }
+    check_page(admin, "/problems/control-limit-spent").await;
+    other.get("/subscriptions/").await.expect(200);
+    // Neither an admin's calls nor events count.
+    for _ in 0..5 {
+        admin.get(format!("/subscriptions/{id}")).await.expect(200);
+        hand_in(&acme, &id).await.expect(202);
+    }
+    admin.put_json("/tenants/acme", json!({"control_limit": slow(1)})).await.expect(200);
+    acme.get("/subscriptions/").await.expect(200);
+    acme.get("/subscriptions/").await.expect(429);
+}
+
 /// A paused subscription of the tenant.
 async fn subscribe(client: &Client, tenant: &str, mut fields: Value) -> String {
     fields["tenant"] = json!(tenant);
@@ -261,7 +392,15 @@ async fn hand_in(client: &Client, id: &str) -> Answer {
 }
 
 fn unlimited(name: &str) -> Value {
-    json!({"tenant": name, "rate_limit": null, "max_in_flight": null, "ingest_limit": null})
+    json!({
+        "tenant": name,
+        "rate_limit": null,
+        "max_in_flight": null,
+        "ingest_limit": null,
+        "max_subscriptions": null,
+        "max_stored_bytes": null,
+        "control_limit": null,
+    })
 }
 
 fn everything(name: &str) -> Value {
@@ -270,5 +409,8 @@ fn everything(name: &str) -> Value {
         "rate_limit": {"requests_per_second": 2.5, "burst": 3},
         "max_in_flight": 65_536,
         "ingest_limit": {"requests_per_second": 0.1, "burst": 20},
+        "max_subscriptions": 1_000_000,
+        "max_stored_bytes": 1_u64 << 50,
+        "control_limit": {"requests_per_second": 0.5, "burst": 100},
     })
 }

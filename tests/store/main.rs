@@ -16,6 +16,7 @@ mod migrations;
 mod plans;
 mod recording;
 mod removing;
+mod stored_bytes;
 mod tenants;
 mod world;
 

@@ -36,15 +36,19 @@ async fn up_down_and_up_again(backend: Backend) {
     store.migrate_down(steps).await.unwrap();
     assert!(applied().await.iter().all(|applied| !applied));
     store.migrate_up().await.unwrap();
-    store.insert_subscription(&subscription(), STAMP).await.unwrap();
+    store.insert_subscription(&subscription(), None, STAMP).await.unwrap();
 }
 
 /// Back to the first release's schema and forth again: what it knew of is there, the rest is gone.
 async fn a_newer_step_keeps_what_is_stored(backend: Backend) {
     let world = World::new(backend).await;
     let stored = subscription();
-    world.store.insert_subscription(&stored, STAMP).await.unwrap();
-    world.store.update_tenant(Tenant::default(), STAMP, |_| ()).await.unwrap();
+    world.store.insert_subscription(&stored, None, STAMP).await.unwrap();
+    world
+        .store
+        .update_tenant(Tenant::default(), STAMP, |settings| settings.max_in_flight = Some(3))
+        .await
+        .unwrap();
     let steps = u32::try_from(world.store.migrations().await.unwrap().len()).unwrap();
     world.store.migrate_down(steps - 1).await.unwrap();
     world.store.migrate_up().await.unwrap();
@@ -124,7 +128,7 @@ async fn a_second_process_is_refused(backend: Backend) {
 async fn subscriptions_come_back_as_they_were(backend: Backend) {
     let world = World::new(backend).await;
     let stored = subscription();
-    world.store.insert_subscription(&stored, STAMP).await.unwrap();
+    world.store.insert_subscription(&stored, None, STAMP).await.unwrap();
     let view = world.store.subscription_view(stored.id).await.unwrap().unwrap();
     assert_eq!(view.subscription, stored);
 

@@ -1,7 +1,7 @@
 //! Tenants: what each may use, kept and changed without losing a change.
 
 use posthorn_domain::subscription::RateLimit;
-use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_domain::tenant::{Quotas, Tenant, TenantSettings};
 
 use crate::on_both_databases;
 use crate::support::Backend;
@@ -26,6 +26,11 @@ async fn settings_come_back_as_they_were(backend: Backend) {
         rate_limit: Some(RateLimit { requests_per_second: 0.1, burst: 100_000 }),
         max_in_flight: Some(65_536),
         ingest_limit: Some(RateLimit { requests_per_second: 1.0 / 86_400.0, burst: 1 }),
+        quotas: Quotas {
+            max_subscriptions: Some(0),
+            max_stored_bytes: Some(1 << 50),
+            control_limit: Some(RateLimit { requests_per_second: 0.5, burst: 7 }),
+        },
         version: 7,
     };
     let stored = world.store.update_tenant(acme.clone(), STAMP, move |now| *now = settings).await.unwrap();

@@ -44,7 +44,7 @@ impl World {
 
     pub(crate) async fn subscription(&self) -> SubscriptionId {
         let subscription = subscription();
-        self.store.insert_subscription(&subscription, STAMP).await.unwrap();
+        self.store.insert_subscription(&subscription, None, STAMP).await.unwrap();
         subscription.id
     }
 

@@ -197,6 +197,7 @@ enum Step {
     Push { tenant: u8, subscription: u8, key: Option<u8>, bytes: usize },
     Take,
     Settle,
+    Remove(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -205,6 +206,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(tenant, subscription, key, bytes)| Step::Push { tenant, subscription, key, bytes }),
         1 => Just(Step::Take),
         1 => Just(Step::Settle),
+        1 => (2..5_usize).prop_map(Step::Remove),
     ]
 }
 
@@ -259,6 +261,7 @@ proptest! {
                     unsettled.push(batch.load);
                     taken.extend(batch.events);
                 }
+                Step::Remove(every) => refused.extend(queue.remove(|event| event.number % every == 0)),
                 Step::Settle => {
                     if let Some(load) = unsettled.pop() {
                         queue.settle(load);

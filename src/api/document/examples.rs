@@ -100,6 +100,9 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
             "rate_limit": { "requests_per_second": 50.0, "burst": 100 },
             "max_in_flight": null,
             "ingest_limit": { "requests_per_second": 100.0, "burst": 1000 },
+            "max_subscriptions": 100,
+            "max_stored_bytes": 10_737_418_240_u64,
+            "control_limit": null,
         }),
         "Cluster" => json!({
             "node": NODE,

@@ -15,6 +15,8 @@ const HEADERS: &[&str] = &["Location", "Idempotent-Replayed"];
 const ANY: &[Kind] = &[Kind::MalformedRequest, Kind::MisdirectedRequest, Kind::Internal];
 /// Where a key is needed.
 const GUARDED: &[Kind] = &[Kind::ApiKeyRequired, Kind::TooManyGuesses];
+/// Where a tenant's calls are counted: wherever a key is needed, but at ingest.
+const COUNTED: &[Kind] = &[Kind::ControlSpent];
 /// Where it must be an admin's, or may not name another tenant.
 const FORBIDDEN: &[Kind] = &[Kind::Forbidden];
 /// Where the store is asked.
@@ -30,7 +32,7 @@ const PARAMETER: &[Kind] = &[Kind::InvalidParameter];
 /// Where there is a query.
 const QUERIED: &[Kind] = &[Kind::InvalidParameter, Kind::InvalidFields];
 /// Where an event is handed in.
-const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull];
+const HANDED_IN: &[Kind] = &[Kind::QuotaSpent, Kind::BacklogFull, Kind::StorageFull];
 /// Where there is a body.
 const BODY: &[Kind] = &[
     Kind::MalformedJson,
@@ -53,14 +55,14 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "listActivity" | "listSubscriptions" | "listAudit" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
         "updateTenant" => vec![GUARDED, FORBIDDEN, CHANGED, PARAMETER, BODY],
-        "createSubscription" => vec![GUARDED, FORBIDDEN, CHANGED, BODY],
+        "createSubscription" => vec![GUARDED, FORBIDDEN, CHANGED, BODY, &[Kind::TooManySubscriptions]],
         "createApiKey" => vec![GUARDED, FORBIDDEN, ADMINISTERED, BODY],
         "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]
         }
         "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
-        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, HANDED_IN],
+        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::QuotaSpent, Kind::BacklogFull]],
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
         "deleteSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![
@@ -189,7 +191,10 @@ fn add_example(content: Option<&mut Value>) {
 
 /// One answer for each status, with every kind of problem that has it.
 fn problem_responses(id: &str) -> Vec<(StatusCode, Value)> {
-    let kinds: Vec<Kind> = problems(id).into_iter().chain([ANY]).flatten().copied().collect();
+    let of_operation = problems(id);
+    let counted = of_operation.contains(&GUARDED) && id != "ingestEvent";
+    let counted = counted.then_some(COUNTED);
+    let kinds: Vec<Kind> = of_operation.into_iter().chain(counted).chain([ANY]).flatten().copied().collect();
     let mut statuses: Vec<StatusCode> = kinds.iter().map(|kind| kind.status()).collect();
     statuses.sort_unstable();
     statuses.dedup();

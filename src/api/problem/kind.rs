@@ -72,6 +72,12 @@ kinds! {
     QuotaSpent = TOO_MANY_REQUESTS "quota-spent" "More events than the tenant may hand in",
     /// The subscription has as many unfinished deliveries as it may have.
     BacklogFull = TOO_MANY_REQUESTS "backlog-full" "More events than may wait",
+    /// The tenant has as many bytes stored as it may have.
+    StorageFull = TOO_MANY_REQUESTS "storage-full" "More bytes than the tenant may store",
+    /// The tenant called the API as often as its limit allows.
+    ControlSpent = TOO_MANY_REQUESTS "control-limit-spent" "More calls than the tenant may make",
+    /// The tenant has as many subscriptions as it may have.
+    TooManySubscriptions = UNPROCESSABLE_ENTITY "too-many-subscriptions" "More subscriptions than the tenant may have",
     /// The tenant has more under way at once than its share.
     OverShare = TOO_MANY_REQUESTS "over-share" "The tenant has too much under way at once",
     /// A bug of ours.

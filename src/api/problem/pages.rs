@@ -121,6 +121,21 @@ const fn explain(kind: Kind) -> &'static str {
              subscriptions. Nothing was stored; try again after the time that Retry-After names. An \
              administrator sees the limit with GET /tenants/{tenant} and changes it with PUT."
         }
+        Kind::StorageFull => {
+            "The payloads of the tenant's events that are not removed yet have as many bytes as its max_stored_bytes \
+             allows, or POSTHORN_TENANT_MAX_STORED_BYTES where it has none of its own. Nothing was stored. Retention \
+             makes room, and an administrator more of it with PUT /tenants/{tenant}."
+        }
+        Kind::ControlSpent => {
+            "The tenant's keys call the API more often than its control_limit allows, or the configuration's where it \
+             has none of its own. Nothing was done; try again after the time that Retry-After names. Handing events \
+             in is not counted here."
+        }
+        Kind::TooManySubscriptions => {
+            "The tenant has as many subscriptions as its max_subscriptions allows, or \
+             POSTHORN_TENANT_MAX_SUBSCRIPTIONS where it has none of its own. Delete one that is not needed, or have an \
+             administrator raise the number with PUT /tenants/{tenant}."
+        }
         Kind::OverShare => {
             "The tenant has more under way at once than its share while others need the rest: events that wait \
              to be stored, or changes that wait for their turn. Nothing was stored or changed; try again after the \

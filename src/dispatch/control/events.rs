@@ -68,6 +68,12 @@ pub enum IngestError {
         /// When the next event may come.
         retry_after: Duration,
     },
+    /// The tenant has as many bytes stored as it may have; nothing was stored.
+    #[error("the tenant may store no more bytes")]
+    StorageFull {
+        /// When there may be room.
+        retry_after: Duration,
+    },
     /// The subscription has as many unfinished deliveries as it may have; nothing was stored.
     #[error("the subscription's backlog is full")]
     BacklogFull {
@@ -100,7 +106,8 @@ impl Control {
     ///
     /// May be dropped: the event is then stored or not.
     pub async fn ingest(&self, event: NewEvent) -> Result<Accepted, IngestError> {
-        self.parts.tenants.take_ingest(&event.tenant).await?;
+        let state = self.parts.tenants.take_ingest(&event.tenant).await?;
+        let mut let_in = self.let_in(&state, event.payload.len()).await?;
         let intake = Intake {
             delivery_id: DeliveryId(Uuid::now_v7()),
             event_id: EventId(Uuid::now_v7()),
@@ -113,7 +120,12 @@ impl Control {
             elsewhere: false,
         };
         let delivery_id = intake.delivery_id;
-        match self.submit(intake, event.tenant).await? {
+        let answer = self.submit(intake, event.tenant).await;
+        let stored = matches!(answer, Ok(Answer::Stored(_)) | Err(IngestError::OutcomeUnknown { .. }));
+        if let Some(let_in) = let_in.as_mut().filter(|_| !stored) {
+            let_in.refused();
+        }
+        match answer? {
             Answer::Stored(_) => Ok(Accepted { delivery_id, replayed: false }),
             Answer::Replayed(delivery_id) => Ok(Accepted { delivery_id, replayed: true }),
             Answer::KeyReused => Err(IngestError::KeyReused),

@@ -13,6 +13,10 @@ pub struct Model {
     pub max_in_flight: Option<i32>,
     pub ingest_per_second: Option<f64>,
     pub ingest_burst: Option<i32>,
+    pub max_subscriptions: Option<i32>,
+    pub max_stored_bytes: Option<i64>,
+    pub control_per_second: Option<f64>,
+    pub control_burst: Option<i32>,
     pub version: i64,
     pub updated_at_ms: i64,
 }
