@@ -74,6 +74,12 @@ impl StaticHeaders {
         Ok(Self(headers))
     }
 
+    /// The names alone, each with an empty value.
+    #[must_use]
+    pub fn without_values(self) -> Self {
+        Self(self.0.into_keys().map(|name| (name, SecretString::default())).collect())
+    }
+
     /// Names in lower case, with their values; in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.expose_secret()))

@@ -231,20 +231,19 @@ impl From<Activity> for ActivityItem {
                 delivery_id: None,
                 summary: format!("subscription to {origin} created"),
             },
-            Activity::Attempted(attempt) => {
-                let outcome = match attempt.outcome {
+            Activity::Attempted { at, subscription_id, delivery_id, number, outcome, status_code } => {
+                let outcome = match outcome {
                     AttemptOutcome::Success => "succeeded",
                     AttemptOutcome::FailedAttempt => "failed and will be tried again",
                     AttemptOutcome::Failed => "failed for good",
                 };
-                let answer =
-                    attempt.status_code.map_or_else(String::new, |code| format!(" with status {code}"));
+                let answer = status_code.map_or_else(String::new, |code| format!(" with status {code}"));
                 Self {
                     kind: ActivityKind::DeliveryAttempt,
-                    timestamp: Time(attempt.attempted_at),
-                    subscription_id: attempt.subscription_id.0,
-                    delivery_id: Some(attempt.delivery_id.0),
-                    summary: format!("attempt {} {outcome}{answer}", attempt.number),
+                    timestamp: Time(at),
+                    subscription_id: subscription_id.0,
+                    delivery_id: Some(delivery_id.0),
+                    summary: format!("attempt {number} {outcome}{answer}"),
                 }
             }
         }

@@ -91,6 +91,8 @@ impl Subscriptions {
     }
 
     /// List subscriptions, the newest first
+    ///
+    /// Static headers are listed by their names alone: their values are null here.
     #[oai(path = "/subscriptions", method = "get", operation_id = "listSubscriptions")]
     async fn list(
         &self,
@@ -118,7 +120,7 @@ impl Subscriptions {
             Scope::Nothing => SubscriptionPage::default(),
         };
         Ok(Json(PaginatedSubscriptions {
-            items: found.items.into_iter().map(|view| self.seen(view)).collect(),
+            items: found.items.into_iter().map(|view| self.seen(view).listed()).collect(),
             total: found.total,
             page,
             limit,

@@ -1,10 +1,14 @@
 //! What clients see of a subscription.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use poem_openapi::Object;
+use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
+use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
 use posthorn_domain::subscription::{self, RetryOverrides};
 use serde::Serialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::api::rate_limit::RateLimit;
@@ -23,8 +27,9 @@ pub(in crate::api) struct Subscription {
     target_url: String,
     /// A line for people.
     description: Option<String>,
-    /// Sent along with each delivery; names in lower case.
-    headers: BTreeMap<String, String>,
+    /// Sent along with each delivery; names in lower case. In lists the values are null, since they may be large:
+    /// the subscription alone shows them.
+    headers: BTreeMap<String, HeaderText>,
     /// Which deliveries wait for which.
     ordering: Ordering,
     /// Requests in flight at most; always 1 for `strict`. Null: as many as the endpoint bears, see
@@ -139,7 +144,11 @@ impl Subscription {
             tenant: subscription.tenant.to_string(),
             target_url: config.target.as_str().to_owned(),
             description: config.description,
-            headers: config.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            headers: config
+                .headers
+                .iter()
+                .map(|(name, value)| (name.to_owned(), HeaderText(Some(value.to_owned()))))
+                .collect(),
             ordering: Ordering(config.ordering),
             max_in_flight,
             in_flight_limit,
@@ -155,6 +164,14 @@ impl Subscription {
             created_at: Time(subscription.created_at),
             updated_at: Time(subscription.updated_at),
         }
+    }
+}
+
+impl Subscription {
+    /// As it stands in a list: small.
+    pub(super) fn listed(mut self) -> Self {
+        self.headers.values_mut().for_each(|text| text.0 = None);
+        self
     }
 }
 
@@ -176,6 +193,49 @@ impl From<CircuitView> for Circuit {
             state: circuit.state_at(Clock::system().now()).into(),
             consecutive_failures: circuit.consecutive_failures,
             retry_at: circuit.retry_at.map(Time),
+        }
+    }
+}
+
+/// A static header's value; null where it is left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub(in crate::api) struct HeaderText(Option<String>);
+
+impl Type for HeaderText {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "HeaderText".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema { nullable: true, ..MetaSchema::new("string") }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ToJSON for HeaderText {
+    fn to_json(&self) -> Option<Value> {
+        Some(self.0.clone().map_or(Value::Null, Value::String))
+    }
+}
+
+impl ParseFromJSON for HeaderText {
+    fn parse_from_json(value: Option<Value>) -> ParseResult<Self> {
+        match value {
+            Some(Value::String(text)) => Ok(Self(Some(text))),
+            Some(Value::Null) => Ok(Self(None)),
+            other => Err(ParseError::expected_type(other.unwrap_or_default())),
         }
     }
 }
