@@ -26,6 +26,7 @@ mod deliveries;
 pub mod document;
 mod documents;
 mod event_signature;
+mod head;
 mod header;
 mod host;
 mod ingest;
@@ -47,8 +48,7 @@ mod words;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use poem::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use poem::http::{HeaderValue, Method};
+use poem::http::Method;
 use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
 use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, get};
 use poem_openapi::{OpenApiService, Tags};
@@ -166,15 +166,15 @@ async fn answer<E: Endpoint>(
     methods: Arc<Methods>,
     request: Request,
 ) -> poem::Result<Response> {
-    let uri = request.uri().clone();
-    let mut response = match next.call(request).await {
-        Ok(output) => output.into_response(),
-        Err(error) => to_response(error, uri.path(), &methods),
+    let (uri, scheme) = (request.uri().clone(), request.scheme().clone());
+    let mut response = match head::check_transfer_encoding(request.headers()) {
+        Err(problem) => problem.into_response(),
+        Ok(()) => match next.call(request).await {
+            Ok(output) => output.into_response(),
+            Err(error) => to_response(error, uri.path(), &methods),
+        },
     };
-    let headers = response.headers_mut();
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Answers are of the moment, and some hold secrets.
-    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    head::secure(response.headers_mut(), &scheme);
     Ok(response)
 }
 

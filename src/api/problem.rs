@@ -49,6 +49,8 @@ enum ProblemHeader {
     RetryAfter(Duration),
     Allow(String),
     Challenge(&'static str),
+    /// The connection ends with the answer.
+    Close,
 }
 
 /// A field at fault.
@@ -120,6 +122,12 @@ impl Problem {
 
     fn retry_after(mut self, delay: Duration) -> Self {
         self.header = Some(ProblemHeader::RetryAfter(delay));
+        self
+    }
+
+    /// After it the connection ends: who knows where the request does.
+    pub(super) fn closing(mut self) -> Self {
+        self.header = Some(ProblemHeader::Close);
         self
     }
 
@@ -332,6 +340,7 @@ impl ProblemHeader {
                 Some((header::RETRY_AFTER, seconds.max(1).into()))
             }
             Self::Allow(methods) => Some((header::ALLOW, HeaderValue::from_str(methods).ok()?)),
+            Self::Close => Some((header::CONNECTION, HeaderValue::from_static("close"))),
             Self::Challenge(scheme) => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme))),
         }
     }

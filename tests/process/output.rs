@@ -191,6 +191,7 @@ async fn pages_run_nothing_but_their_own() {
         let scripts = policy.split("script-src").nth(1).unwrap_or_default();
         assert!(!scripts.contains("unsafe") && !scripts.contains('*'), "{path}: {policy}");
         assert_eq!(page.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(page.header("cross-origin-resource-policy"), "same-origin", "{path}");
     }
     let script = "</script><script>alert(1)</script>";
     client.post_json("/subscriptions/", json!({"target_url": "javascript:alert(1)"})).await.expect(422);
@@ -213,6 +214,10 @@ async fn pages_run_nothing_but_their_own() {
             answer.call
         );
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{}", answer.call);
+        let policy = answer.header("content-security-policy");
+        assert_eq!(policy, "default-src 'none'; frame-ancestors 'none'; sandbox", "{}", answer.call);
+        assert_eq!(answer.header("cross-origin-resource-policy"), "same-origin", "{}", answer.call);
+        assert!(!answer.headers.contains_key("strict-transport-security"), "in clear it means nothing");
     }
 }
 

@@ -37,6 +37,7 @@ async fn get(url: &str, identity: &CertifiedKey<KeyPair>) -> Result<u16, String>
     let root = Certificate::from_der(identity.cert.der()).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([root]).no_proxy().build().unwrap();
     let answer = client.get(url).send().await.map_err(|error| format!("{error:?}"))?;
+    assert_eq!(answer.headers()["strict-transport-security"], "max-age=31536000");
     Ok(answer.status().as_u16())
 }
 
