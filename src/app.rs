@@ -127,12 +127,17 @@ impl App {
             behind_proxy: config.behind_proxy,
             clock,
         };
+        let serving = api::server::Settings {
+            idle_timeout: config.idle_timeout,
+            behind_proxy: config.behind_proxy,
+            payload_bytes_max: config.payload_bytes_max,
+        };
         let (stop_serving, stop) = oneshot::channel::<()>();
         let endpoint = api::routes(dispatch.control(), settings);
         let server = AbortOnDropHandle::new(tokio::spawn(async move {
             // Dropping the sender stops it as well.
             let stop = async { _ = stop.await };
-            api::server::serve(listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
+            api::server::serve(serving, listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
         }));
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self { address, dispatch, server, stop_serving, store, lock })

@@ -82,6 +82,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `POSTHORN_BEHIND_PROXY`.
     pub behind_proxy: bool,
+    /// `POSTHORN_IDLE_TIMEOUT_SECONDS`.
+    pub idle_timeout: Duration,
     /// `POSTHORN_TLS_CERTIFICATE`.
     pub tls_certificate: Option<PathBuf>,
     /// `POSTHORN_TLS_KEY`.
@@ -189,6 +191,7 @@ impl Config {
             profile,
             listen: from.parsed("POSTHORN_LISTEN", "an address with a port, such as 127.0.0.1:8000")?,
             behind_proxy: from.one_of("POSTHORN_BEHIND_PROXY", &[("true", true), ("false", false)])?,
+            idle_timeout: from.seconds("POSTHORN_IDLE_TIMEOUT_SECONDS", SECOND, 3600 * SECOND)?,
             tls_certificate: from
                 .optional("POSTHORN_TLS_CERTIFICATE", "a file", |_| true)?
                 .map(PathBuf::from),

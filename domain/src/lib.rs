@@ -7,20 +7,25 @@
 //! (why not now). At the edges, [`target`] and [`address`] say where a
 //! delivery may go, [`header`] and [`payload`] what may come in, [`hops`] how often it may come round,
 //! [`signature`] how both ends prove who they are, [`api_key`] what opens the API, and [`strength`] which
-//! keys are no keys. [`terminal`] makes text of strangers safe to print.
+//! keys are no keys. How its connections are bounded: [`connections`] (how many), [`byte_budget`] (how much
+//! waits in memory), [`transfer`] (how slow), [`framing`] (line ends). [`terminal`] makes text of strangers safe
+//! to print.
 
 pub mod address;
 pub mod api_key;
 pub mod asymmetric;
 pub mod audit;
+pub mod byte_budget;
 pub mod certificate;
 pub mod circuit;
 pub mod cluster;
 pub mod concurrency;
+pub mod connections;
 pub mod delivery;
 pub mod encryption_key;
 pub mod fair_queue;
 pub mod foyer;
+pub mod framing;
 pub mod header;
 pub mod hops;
 pub mod id;
@@ -39,4 +44,5 @@ pub mod target;
 pub mod tenant;
 pub mod terminal;
 pub mod time;
+pub mod transfer;
 pub mod waiting;

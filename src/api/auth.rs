@@ -8,10 +8,11 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use poem::http::{HeaderMap, HeaderName, header};
+use poem::http::{HeaderMap, HeaderName, Method, header};
 use poem::{Endpoint, FromRequest, Request, RequestBody, Result};
 use posthorn_domain::api_key::{Access, Scope};
 use posthorn_domain::audit::Actor;
+use posthorn_domain::connections::Holder;
 use posthorn_domain::header::parse_forwarded_for;
 use posthorn_domain::tenant::Tenant;
 
@@ -19,6 +20,7 @@ use super::event_signature;
 use super::host;
 use super::keyring::Keyring;
 use super::problem::Problem;
+use super::server::Client;
 
 /// Who a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,8 +139,26 @@ pub(super) async fn guard<E: Endpoint>(
         }
         Door::Free | Door::Signed | Door::Keyed => {}
     }
+    if let Some(client) = request.extensions().get::<Client>() {
+        if let Some(holder) = holder(&caller, address(&request, behind_proxy)) {
+            client.called_by(holder);
+        }
+        // Lists are read for it: there must be room for what it does not take at once.
+        if door == Door::Keyed && request.method() == Method::GET {
+            client.room_for_answer().await?;
+        }
+    }
     request.extensions_mut().insert(caller);
     next.call(request).await
+}
+
+/// In whose name memory is held for a request of `caller`; none where nobody knows.
+fn holder(caller: &Caller, address: Option<IpAddr>) -> Option<Holder> {
+    match caller {
+        Caller::Known(Access::Admin, _) => Some(Holder::Admin),
+        Caller::Known(Access::Tenant(tenant), _) => Some(Holder::Tenant(tenant.clone())),
+        Caller::Stranger => address.map(Holder::of_address),
+    }
 }
 
 /// Where a request comes from; behind a proxy, where the proxy says so. Only what the proxy itself saw counts, which

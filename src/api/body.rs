@@ -5,12 +5,12 @@
 //! body with a field that may not be so another (422, with a JSON pointer to it).
 
 use std::fmt;
+use std::io;
 use std::marker::PhantomData;
-use std::time::Duration;
 
 use bytes::Bytes;
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use poem::http::{HeaderMap, header};
 use poem::{Body, IntoResponse, Request, RequestBody, Response};
 use poem_openapi::payload::{ParsePayload, Payload};
@@ -18,47 +18,98 @@ use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSch
 use poem_openapi::types::Type;
 use poem_openapi::{ApiResponse, impl_apirequest_for_payload};
 use posthorn_domain::payload::{check_json, is_json_content_type};
+use posthorn_domain::transfer::Transfer;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
+use tokio::time::{Instant, timeout_at};
 
 use super::problem::{FieldError, Kind, Problem};
+use super::server::{Client, PACE};
 
 /// The largest body of the API, other than events: room for 32 static headers of 4 KiB, and for
 /// what escaping adds.
 pub(super) const BODY_BYTES_MAX: usize = 256 * 1024;
 
-/// How long a body may take to arrive (`reliability.md`, A19).
-const BODY_READ_TIME: Duration = Duration::from_secs(30);
-
 /// The whole body, where it is no longer than `bytes_max`.
 ///
 /// A body that declares a greater length is refused unread, so that a client that waits for
-/// `100 Continue` never sends it. Memory grows with what arrives, not with what is declared.
-pub(super) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
-    check_declared_length(headers, bytes_max)?;
-    let limited = Limited::new(BoxBody::from(body), bytes_max);
-    match tokio::time::timeout(BODY_READ_TIME, limited.collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::too_large(bytes_max)),
-        Ok(Err(_)) => Err(Problem::new(Kind::MalformedRequest, "the body ended half-way or is badly framed")),
-        Err(_) => Err(Problem::new(
-            Kind::RequestTimeout,
-            format!("the body did not arrive within {} seconds", BODY_READ_TIME.as_secs()),
-        )),
+/// `100 Continue` never sends it. Memory grows with what arrives, not with what is declared, and is
+/// held in the name of who calls until the answer is taken.
+pub(super) async fn read(request: &Request, body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let declared = check_declared_length(request.headers(), bytes_max)?;
+    let client = request.extensions().get::<Client>();
+    collect(client, body.into(), declared.unwrap_or(bytes_max), bytes_max).await
+}
+
+/// One buffer, not the pieces: those of a byte each would cost forty times what they hold.
+async fn collect(
+    client: Option<&Client>,
+    mut body: BoxBody<Bytes, io::Error>,
+    expected: usize,
+    bytes_max: usize,
+) -> Result<Bytes, Problem> {
+    let mut taking = client.map(Client::takes_body);
+    let mut transfer = Transfer::new(now());
+    let mut bytes = Vec::new();
+    loop {
+        let frame = match timeout_at(Instant::from_std(transfer.deadline(&PACE)), body.frame()).await {
+            Ok(None) => return Ok(bytes.into()),
+            Ok(Some(Ok(frame))) => frame,
+            Ok(Some(Err(_))) => {
+                let detail = "the body ended half-way or is badly framed";
+                return Err(Problem::new(Kind::MalformedRequest, detail));
+            }
+            Err(_) => return Err(too_slow()),
+        };
+        // Trailers are ignored.
+        let Ok(piece) = frame.into_data() else { continue };
+        let needed = bytes.len().saturating_add(piece.len());
+        if needed > bytes_max {
+            return Err(Problem::too_large(bytes_max));
+        }
+        if needed > bytes.capacity() {
+            let capacity = bytes.capacity().saturating_mul(2).min(expected).max(needed);
+            if let Some(taking) = &mut taking {
+                let begun = now();
+                taking.room_for(capacity).await?;
+                transfer.excuse(begun.elapsed());
+            }
+            bytes.reserve_exact(capacity.saturating_sub(bytes.len()));
+        }
+        bytes.extend_from_slice(&piece);
+        transfer.progress(piece.len(), now());
+        if let Some(taking) = &taking {
+            taking.received(piece.len());
+        }
     }
 }
 
-/// Whether the length that the head declares is allowed.
-pub(super) fn check_declared_length(headers: &HeaderMap, bytes_max: usize) -> Result<(), Problem> {
+fn too_slow() -> Problem {
+    Problem::new(
+        Kind::RequestTimeout,
+        format!(
+            "the body did not arrive within {} seconds and at {} bytes a second after that",
+            PACE.grace.as_secs(),
+            PACE.bytes_per_second
+        ),
+    )
+}
+
+/// Now, also where a test holds the time still.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
+/// The length that the head declares, where it does and the length is allowed.
+pub(super) fn check_declared_length(headers: &HeaderMap, bytes_max: usize) -> Result<Option<usize>, Problem> {
     let declared =
         headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    match declared {
-        Some(length) if usize::try_from(length).map_or(true, |length| length > bytes_max) => {
-            Err(Problem::too_large(bytes_max))
-        }
-        _ => Ok(()),
+    let Some(length) = declared else { return Ok(None) };
+    match usize::try_from(length) {
+        Ok(length) if length <= bytes_max => Ok(Some(length)),
+        _ => Err(Problem::too_large(bytes_max)),
     }
 }
 
@@ -86,7 +137,7 @@ impl<T: DeserializeOwned + Type> ParsePayload for Json<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = read(request.headers(), body.take()?, BODY_BYTES_MAX).await?;
+        let bytes = read(request, body.take()?, BODY_BYTES_MAX).await?;
         Ok(Self(parse(&bytes)?))
     }
 }
@@ -281,17 +332,37 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_are_read_within_a_limit() {
-        let headers = HeaderMap::new();
-        assert_eq!(read(&headers, Body::from("12345"), 5).await.unwrap(), "12345");
-        assert_eq!(read(&headers, Body::from("123456"), 5).await.unwrap_err().kind(), Kind::PayloadTooLarge);
-        let declared = HeaderMap::from_iter([(header::CONTENT_LENGTH, 6.into())]);
+        let request = Request::builder().finish();
+        assert_eq!(read(&request, Body::from("12345"), 5).await.unwrap(), "12345");
+        assert_eq!(read(&request, Body::from("123456"), 5).await.unwrap_err().kind(), Kind::PayloadTooLarge);
+        let declared = Request::builder().header(header::CONTENT_LENGTH, 6).finish();
         // Refused by what is declared alone: the body itself would pass.
         assert_eq!(read(&declared, Body::empty(), 5).await.unwrap_err().kind(), Kind::PayloadTooLarge);
     }
 
     #[tokio::test(start_paused = true)]
     async fn slow_bodies_are_given_up() {
-        let never = Body::from_bytes_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
-        assert_eq!(read(&HeaderMap::new(), never, 5).await.unwrap_err().kind(), Kind::RequestTimeout);
+        let pieces = |pause: u64, bytes: usize| {
+            let pieces = futures_util::stream::unfold((), move |()| async move {
+                tokio::time::sleep(std::time::Duration::from_secs(pause)).await;
+                Some((Ok::<_, io::Error>(Bytes::from(vec![b'x'; bytes])), ()))
+            });
+            Body::from_bytes_stream(pieces)
+        };
+        for (case, pause, bytes, seconds) in [
+            ("nothing comes", 60, 1, 30),
+            ("a byte a second", 1, 1, 30),
+            ("half of what is asked", 1, 16 * 1024, 60),
+        ] {
+            let begun = Instant::now();
+            let answer = read(&Request::builder().finish(), pieces(pause, bytes), 1 << 30).await;
+            assert_eq!(answer.unwrap_err().kind(), Kind::RequestTimeout, "{case}");
+            let took = begun.elapsed().as_secs();
+            assert!((seconds - 1..=seconds + 1).contains(&took), "{case}: {took}");
+        }
+        let begun = Instant::now();
+        let fast = read(&Request::builder().finish(), pieces(1, 64 * 1024), 6 << 20).await;
+        assert_eq!(fast.unwrap_err().kind(), Kind::PayloadTooLarge, "at a good rate it may take long");
+        assert!(begun.elapsed().as_secs() > 60);
     }
 }

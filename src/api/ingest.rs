@@ -31,6 +31,7 @@ use poem::http::{HeaderMap, HeaderName, header};
 use poem::{Body, Request};
 use poem_openapi::param::Path;
 use poem_openapi::{ApiResponse, Object, OpenApi};
+use posthorn_domain::connections::Holder;
 use posthorn_domain::delivery::{self, OrderingKey};
 use posthorn_domain::header::parse_key;
 use posthorn_domain::hops::{Hops, HopsError};
@@ -49,6 +50,7 @@ use super::event_signature;
 use super::header::once;
 use super::problem::{Kind, Problem};
 use super::scope::find_subscription;
+use super::server::Client;
 use super::words::DeliveryState;
 use crate::dispatch::{Accepted, Control, NewEvent};
 
@@ -130,8 +132,8 @@ impl Ingest {
     ) -> Result<AcceptedAnswer, Problem> {
         let (headers, id) = (request.headers(), SubscriptionId(subscription_id.0));
         let allowed = match Caller::of_request(request) {
-            Caller::Stranger => self.admit_stranger(id, headers, body).await?,
-            caller @ Caller::Known(..) => self.admit_known(&caller, id, headers, body).await?,
+            Caller::Stranger => self.admit_stranger(id, request, body).await?,
+            caller @ Caller::Known(..) => self.admit_known(&caller, id, request, body).await?,
         };
         let Allowed { subscription, content_type, payload } = allowed;
         self.control.check_room(&subscription.tenant, payload.len()).map_err(Problem::ingest)?;
@@ -162,13 +164,13 @@ impl Ingest {
         &self,
         caller: &Caller,
         id: SubscriptionId,
-        headers: &HeaderMap,
+        request: &Request,
         body: Body,
     ) -> Result<Allowed, Problem> {
         let subscription = find_subscription(&self.control, caller, id).await?;
-        let (content_type, payload) = self.read(headers, body).await?;
+        let (content_type, payload) = self.read(request, body).await?;
         if let Some(secret) = &subscription.config.secret_key {
-            event_signature::check(headers, secret, &payload)?;
+            event_signature::check(request.headers(), secret, &payload)?;
         }
         Ok(Allowed { subscription, content_type, payload })
     }
@@ -177,26 +179,32 @@ impl Ingest {
     async fn admit_stranger(
         &self,
         id: SubscriptionId,
-        headers: &HeaderMap,
+        request: &Request,
         body: Body,
     ) -> Result<Allowed, Problem> {
-        let (content_type, payload) = self.read(headers, body).await?;
+        let (content_type, payload) = self.read(request, body).await?;
         let began = Instant::now();
         let found = self.control.subscription(id).await?;
         let secret = found.as_ref().and_then(|found| found.config.secret_key.as_ref());
-        let is_right = event_signature::check(headers, secret.unwrap_or(&self.decoy), &payload).is_ok();
+        let secret_or_decoy = secret.unwrap_or(&self.decoy);
+        let is_right = event_signature::check(request.headers(), secret_or_decoy, &payload).is_ok();
         let is_proved = secret.is_some() && is_right;
         match found.filter(|_| is_proved) {
-            Some(subscription) => Ok(Allowed { subscription, content_type, payload }),
+            Some(subscription) => {
+                if let Some(client) = request.extensions().get::<Client>() {
+                    client.prove(Holder::Tenant(subscription.tenant.clone()));
+                }
+                Ok(Allowed { subscription, content_type, payload })
+            }
             None => Err(self.not_proved(began).await),
         }
     }
 
     /// What the head says of the body, and the body.
-    async fn read(&self, headers: &HeaderMap, body: Body) -> Result<(String, Bytes), Problem> {
-        check_declared_length(headers, self.payload_bytes_max)?;
-        let content_type = content_type(headers)?.to_owned();
-        Ok((content_type, read(headers, body, self.payload_bytes_max).await?))
+    async fn read(&self, request: &Request, body: Body) -> Result<(String, Bytes), Problem> {
+        check_declared_length(request.headers(), self.payload_bytes_max)?;
+        let content_type = content_type(request.headers())?.to_owned();
+        Ok((content_type, read(request, body, self.payload_bytes_max).await?))
     }
 
     /// The refusal of an event that nothing proves and that was looked at from `began` on.

@@ -279,6 +279,13 @@ impl Problem {
         Self::new(Kind::OverShare, detail).retry_after(retry_after)
     }
 
+    /// The server holds as much in memory for this caller as it may.
+    pub(super) fn no_room() -> Self {
+        let detail =
+            "too many bodies and answers of this caller wait in memory; nothing was done, try again later";
+        Self::new(Kind::StoreUnavailable, detail).retry_after(STORE_RETRY_AFTER)
+    }
+
     fn store_unavailable(retry_after: Duration) -> Self {
         Self::new(Kind::StoreUnavailable, "nothing was stored; try again later").retry_after(retry_after)
     }

@@ -4,44 +4,58 @@
 //! and turns in circles when no file descriptors are left (`reliability.md`, F8, A19). This one
 //! speaks HTTP/1.1 through hyper, which refuses malformed heads by itself, and bounds
 //!
-//! - the head of a request: 10 s, also while a connection is idle; 64 KiB, or as much as arrived with
-//!   the last byte of them; 100 headers;
-//! - how long a client may leave an answer unread: 30 s (bodies of requests: [`super::body`]);
-//! - connections: 10,000; beyond that new ones wait in the system's queue, 4,096 of them.
+//! - the head of a request: 10 s, and 64 KiB, or as much as arrived with the last byte of them; 100 headers; lines
+//!   end in CR LF;
+//! - idle connections: as configured;
+//! - answers: they must be taken at a least rate (bodies of requests: [`super::body`]);
+//! - connections, in all and of one address: where there are too many, the one that waits longest for its client
+//!   gives way ([`connections`]); where nobody can, new ones wait in the system's queue, 4,096 of them;
+//! - bytes that wait in memory, in all and by caller.
 //!
 //! A client that is refused while it still sends hears why: see [`linger`].
 //!
 //! Over TLS where there is a certificate ([`super::tls`]). What it leaves out is HTTP/2, which belongs to a proxy in
 //! front.
 
+mod client;
+mod connections;
 mod linger;
+mod stream;
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http_body_util::combinators::BoxBody;
+
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use poem::http::uri::Scheme;
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
+use posthorn_domain::connections::{Caps, Crowd, Holder};
+use posthorn_domain::transfer::Pace;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{sleep, timeout};
-use tokio_io_timeout::TimeoutStream;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::tls::Tls;
+pub(in crate::api) use client::Client;
+use client::Times;
+use connections::{Bounds, Connections, Entry};
 use linger::{Lingering, Refused};
+use stream::Watched;
 
 /// After accepting failed for want of descriptors or memory: time for some to come free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
@@ -51,26 +65,79 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(250);
 /// only a second later.
 const CONNECTIONS_WAITING_MAX: u32 = 4096;
 
+/// What the system may keep of one connection's answers: so a client that does not read is seen early, and one that
+/// reads at the least rate is heard of every few seconds.
+const SEND_BUFFER_BYTES: u32 = 256 * 1024;
+
+/// How soon a connection that nobody gave way to is tried again.
+const ENTER_INTERVAL: Duration = Duration::from_millis(20);
+
+/// How bodies must arrive and answers be taken: a page of the largest answers in half a minute over a bad line, and
+/// 16 MiB in nine minutes at most.
+pub(in crate::api) const PACE: Pace =
+    Pace { bytes_per_second: 32 * 1024, grace: Duration::from_secs(30), silence: Duration::from_secs(30) };
+
+/// Connections: each costs some 25 KiB.
+const CONNECTIONS_MAX: usize = 10_000;
+/// Of these, those on which no key and no signature proved right yet.
+const CONNECTIONS_UNPROVED_MAX: usize = 8000;
+/// Of one address, before something proved right on them: a fifth of all, and far more than one host opens at once.
+const CONNECTIONS_OF_ADDRESS_MAX: usize = 2000;
+/// Not proved, and safe from those that are: whoever comes has the time to prove something.
+const CONNECTIONS_UNPROVED_KEPT: usize = 1000;
+
+/// Bytes that wait in memory for clients, all connections together.
+const BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// As large payloads as there may be at least: one caller alone gets half of all, and who has proved nothing half of
+/// half.
+const PAYLOADS_MIN: u64 = 4;
+
+/// How connections are served.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
-    head_read_time: Duration,
-    head_bytes_max: usize,
-    answer_write_time: Duration,
-    connections_max: usize,
+pub struct Settings {
+    /// How long a connection may be idle between two requests.
+    pub idle_timeout: Duration,
+    /// Whether what calls is a proxy: then its address says nothing of who calls.
+    pub behind_proxy: bool,
+    /// The largest payload taken in, in bytes.
+    pub payload_bytes_max: usize,
 }
 
-const LIMITS: Limits = Limits {
-    head_read_time: Duration::from_secs(10),
-    head_bytes_max: 64 * 1024,
-    answer_write_time: Duration::from_secs(30),
-    connections_max: 10_000,
-};
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    times: Times,
+    head_bytes_max: usize,
+    bounds: Bounds,
+}
+
+impl Limits {
+    fn new(settings: Settings) -> Self {
+        let payload = u64::try_from(settings.payload_bytes_max).unwrap_or(u64::MAX);
+        let bytes = BYTES_MAX.max(payload.saturating_mul(PAYLOADS_MIN));
+        Self {
+            times: Times { head: Duration::from_secs(10), idle: settings.idle_timeout, answer: PACE },
+            head_bytes_max: 64 * 1024,
+            bounds: Bounds {
+                caps: Caps {
+                    all: CONNECTIONS_MAX,
+                    unproved: CONNECTIONS_UNPROVED_MAX,
+                    of_network: Some(CONNECTIONS_OF_ADDRESS_MAX).filter(|_| !settings.behind_proxy),
+                    unproved_kept: CONNECTIONS_UNPROVED_KEPT,
+                },
+                bytes,
+                bytes_unproved: bytes / 2,
+            },
+        }
+    }
+}
 
 /// Listens on `address`.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // As the standard library does: connections that end elsewhere do not keep the address.
     socket.set_reuseaddr(true)?;
+    // Connections have what their listener has.
+    socket.set_send_buffer_size(SEND_BUFFER_BYTES)?;
     socket.bind(address)?;
     socket.listen(CONNECTIONS_WAITING_MAX)
 }
@@ -80,6 +147,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 ///
 /// Dropped: everything is cut off at once.
 pub async fn serve<E>(
+    settings: Settings,
     listener: TcpListener,
     tls: Option<Tls>,
     endpoint: E,
@@ -88,7 +156,7 @@ pub async fn serve<E>(
 ) where
     E: Endpoint<Output = Response> + 'static,
 {
-    let serving = serve_within(LIMITS, listener, tls.as_ref(), endpoint, stop, drain_time);
+    let serving = serve_within(Limits::new(settings), listener, tls.as_ref(), endpoint, stop, drain_time);
     let keeping_up = async {
         match &tls {
             Some(tls) => tls.keep_up().await,
@@ -114,49 +182,46 @@ async fn serve_within<E>(
     let endpoint = Arc::new(endpoint);
     let acceptor = tls.map(|tls| tls.acceptor.clone());
     let graceful = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(limits.connections_max));
-    let mut connections = JoinSet::new();
+    let connections = Connections::new(limits.bounds);
+    let mut tasks = JoinSet::new();
     let mut stop = pin!(stop);
+    // Accepted, and not taken in yet.
+    let mut newcomer = None;
     loop {
-        // Each of these may be dropped: a place that was taken is given back, and no connection is
-        // accepted without being returned.
+        // Each of these may be dropped: no connection is accepted without being returned.
         tokio::select! {
             () = &mut stop => break,
-            Some(ended) = connections.join_next() => report(ended),
-            (stream, peer, place) = accept(&listener, &places) => {
-                let connection = Connection::new(limits, &stream, peer, endpoint.clone(), graceful.watcher());
-                let acceptor = acceptor.clone();
-                connections.spawn(async move {
-                    match acceptor {
-                        None => connection.converse(stream).await,
-                        Some(acceptor) => match shake_hands(limits, &acceptor, stream).await {
-                            Ok(stream) => connection.over_tls().converse(stream).await,
-                            Err(error) => tracing::debug!(%error, "no TLS connection"),
-                        },
-                    }
-                    drop(place);
-                });
+            Some(ended) = tasks.join_next() => report(ended),
+            accepted = accept(&listener), if newcomer.is_none() => newcomer = Some(accepted),
+            _ = timeout(ENTER_INTERVAL, connections.freed()), if newcomer.is_some() => {}
+        }
+        let Some((stream, peer)) = newcomer.take() else { continue };
+        let now = Instant::now().into_std();
+        match connections.enter(Holder::of_address(peer.ip()), limits.times, now) {
+            Ok(entry) => {
+                let connection =
+                    Connection::new(limits, &stream, peer, endpoint.clone(), graceful.watcher(), entry);
+                let client = connection.entry.client.clone();
+                client.runs_in(tasks.spawn(connection.serve(stream, acceptor.clone())));
             }
+            // All it may have are being served.
+            Err(Crowd::Network) => tracing::debug!("an address has as many connections as it may"),
+            Err(Crowd::Unproved | Crowd::Proved) => newcomer = Some((stream, peer)),
         }
     }
     drop(listener);
     if timeout(drain_time, graceful.shutdown()).await.is_err() {
-        tracing::warn!(connections = connections.len(), "requests in flight were cut off");
+        tracing::warn!(connections = tasks.len(), "requests in flight were cut off");
     }
-    connections.shutdown().await;
+    tasks.shutdown().await;
 }
 
-/// The next connection, as soon as there is a place for one.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, SocketAddr, OwnedSemaphorePermit) {
-    // The semaphore is never closed; were it, nothing more would be taken in.
-    let Ok(place) = places.clone().acquire_owned().await else { return std::future::pending().await };
+/// The next connection.
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     let mut failing = false;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => return (stream, peer, place),
+            Ok(accepted) => return accepted,
             Err(error) if concerns_one_connection(&error) => {}
             Err(error) => {
                 if !failing {
@@ -180,7 +245,7 @@ async fn shake_hands(
     acceptor: &TlsAcceptor,
     stream: TcpStream,
 ) -> io::Result<TlsStream<TcpStream>> {
-    timeout(limits.head_read_time, acceptor.accept(stream)).await.map_err(|_| ErrorKind::TimedOut)?
+    timeout(limits.times.head, acceptor.accept(stream)).await.map_err(|_| ErrorKind::TimedOut)?
 }
 
 /// A connection that was taken in, and what answers on it.
@@ -191,13 +256,21 @@ struct Connection<E> {
     scheme: Scheme,
     endpoint: Arc<E>,
     watcher: Watcher,
+    entry: Entry,
 }
 
 impl<E> Connection<E>
 where
     E: Endpoint<Output = Response> + 'static,
 {
-    fn new(limits: Limits, stream: &TcpStream, peer: SocketAddr, endpoint: Arc<E>, watcher: Watcher) -> Self {
+    fn new(
+        limits: Limits,
+        stream: &TcpStream,
+        peer: SocketAddr,
+        endpoint: Arc<E>,
+        watcher: Watcher,
+        entry: Entry,
+    ) -> Self {
         // Answers are small and whole: nothing is gained by waiting for more.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
@@ -206,41 +279,110 @@ where
         let local = stream
             .local_addr()
             .map_or_else(|_| LocalAddr::default(), |local| LocalAddr(Addr::SocketAddr(local)));
-        Self { limits, remote, local, scheme: Scheme::HTTP, endpoint, watcher }
+        Self { limits, remote, local, scheme: Scheme::HTTP, endpoint, watcher, entry }
     }
 
-    fn over_tls(self) -> Self {
-        Self { scheme: Scheme::HTTPS, ..self }
+    async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
+        let Some(acceptor) = acceptor else { return self.converse(stream).await };
+        match shake_hands(self.limits, &acceptor, stream).await {
+            Ok(stream) => Self { scheme: Scheme::HTTPS, ..self }.converse(stream).await,
+            Err(error) => tracing::debug!(%error, "no TLS connection"),
+        }
     }
 
     async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-        let Self { limits, remote, local, scheme, endpoint, watcher } = self;
+        let Self { limits, remote, local, scheme, endpoint, watcher, entry } = self;
+        let client = &entry.client;
         let refused = Refused::default();
         let noted = refused.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let request = Request::from((request, local.clone(), remote.clone(), scheme.clone()));
-            let (endpoint, noted) = (endpoint.clone(), noted.clone());
+            let mut request = Request::from((request, local.clone(), remote.clone(), scheme.clone()));
+            let (endpoint, noted, client) = (endpoint.clone(), noted.clone(), client.clone());
+            client.serves();
+            request.extensions_mut().insert(client.clone());
             async move {
                 let answer = endpoint.get_response(request).await;
                 noted.note(answer.status().is_client_error());
-                Ok::<_, Infallible>(hyper::Response::from(answer))
+                let answer = hyper::Response::<BoxBody<Bytes, io::Error>>::from(answer);
+                client.answers(answer.body().size_hint().lower());
+                Ok::<_, Infallible>(answer.map(|body| AnswerBody { body, client }))
             }
         });
-        let mut stream = TimeoutStream::new(Lingering::new(stream, refused));
-        stream.set_write_timeout(Some(limits.answer_write_time));
+        let stream = Watched::new(Lingering::new(stream, refused), client.clone());
         let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_read_time)
+            // How long it may take is the client's deadline.
+            .header_read_timeout(None)
             .max_buf_size(limits.head_bytes_max)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(%error, "connection ended");
+        let connection = pin!(watcher.watch(connection));
+        match within_deadline(client, connection).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => tracing::debug!(%error, "connection ended"),
+            None => tracing::debug!("a connection's client took too long"),
         }
     }
 }
 
+/// What `connection` comes to; none where its client lets a deadline pass.
+async fn within_deadline<T>(client: &Client, mut connection: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let mut timer = pin!(sleep_until(Instant::now()));
+    std::future::poll_fn(move |cx| {
+        if let Poll::Ready(end) = connection.as_mut().poll(cx) {
+            return Poll::Ready(Some(end));
+        }
+        // The timer is moved only where it would come too late: most deadlines are put off before they pass.
+        while let Some(deadline) = client.deadline().map(Instant::from_std) {
+            if timer.is_elapsed() || deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            if client.deadline().is_some_and(|deadline| Instant::from_std(deadline) <= Instant::now()) {
+                return Poll::Ready(None);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// An answer's body, which tells when all of it was handed over.
+struct AnswerBody {
+    body: BoxBody<Bytes, io::Error>,
+    client: Client,
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.client.answered();
+    }
+}
+
 fn report(ended: Result<(), JoinError>) {
-    if let Err(error) = ended {
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
         tracing::error!(%error, "a connection's task failed");
     }
 }

@@ -28,6 +28,7 @@ mod cluster;
 mod commands;
 mod configuration;
 mod crash;
+mod crowding;
 mod database_faults;
 mod deletion;
 mod deliveries;

@@ -68,7 +68,8 @@ const fn explain(kind: Kind) -> &'static str {
             "The path exists, but not with this method. The header Allow names those it takes."
         }
         Kind::RequestTimeout => {
-            "The body did not arrive within 30 seconds. Send it again over a better line."
+            "The body came too slowly: after 30 seconds it must have come at 32 KiB a second, and it may never be \
+             silent for 30 seconds. Send it again over a better line."
         }
         Kind::SubscriptionDisabled => {
             "The subscription is disabled, so it takes no events: its endpoint answered 410, or failed for \
@@ -113,8 +114,8 @@ const fn explain(kind: Kind) -> &'static str {
         }
         Kind::Internal => "This is a bug in Posthorn. The server's log says what happened.",
         Kind::StoreUnavailable => {
-            "The database did not take the request, and nothing was stored. Try again after the time that \
-             Retry-After names."
+            "The database did not take the request, or the server holds as many unfinished bodies and unread answers \
+             of one caller as it may, and nothing was stored. Try again after the time that Retry-After names."
         }
         Kind::QuotaSpent => {
             "The subscription's tenant hands in more than its ingest_limit allows, over all its \

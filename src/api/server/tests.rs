@@ -25,6 +25,19 @@ fn echo(body: Vec<u8>) -> Vec<u8> {
     body
 }
 
+/// More than the system's buffers hold.
+#[handler]
+fn large() -> Vec<u8> {
+    vec![b'x'; LARGE]
+}
+
+const LARGE: usize = 16 << 20;
+
+fn limits() -> Limits {
+    let idle_timeout = Duration::from_secs(75);
+    Limits::new(Settings { idle_timeout, behind_proxy: false, payload_bytes_max: 1 << 20 })
+}
+
 struct Running {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -32,11 +45,15 @@ struct Running {
 }
 
 async fn start(limits: Limits, drain_time: Duration) -> Running {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let routes =
-        Route::new().at("/slow", get(slow)).at("/refuse", post(refuse)).at("/", post(echo)).map_to_response();
+    let routes = Route::new()
+        .at("/slow", get(slow))
+        .at("/large", get(large))
+        .at("/refuse", post(refuse))
+        .at("/", post(echo));
+    let routes = routes.map_to_response();
     let stopped = async { _ = stopped.await };
     let task = tokio::spawn(serve_within(limits, listener, None, routes, stopped, drain_time));
     Running { address, stop, task }
@@ -60,7 +77,7 @@ async fn read_all(mut stream: TcpStream) -> String {
 /// The answer comes although the client is still sending, slower than it is refused.
 #[tokio::test]
 async fn who_is_refused_while_sending_hears_why() {
-    let running = start(LIMITS, PATIENCE).await;
+    let running = start(limits(), PATIENCE).await;
     for _ in 0..20 {
         let mut stream =
             send(running.address, b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n")
@@ -76,7 +93,7 @@ async fn who_is_refused_while_sending_hears_why() {
 
 #[tokio::test]
 async fn malformed_heads_never_make_two_requests() {
-    let server = start(LIMITS, PATIENCE).await;
+    let server = start(limits(), PATIENCE).await;
     let hidden = "0\r\n\r\nPOST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
     let long = format!("x: {}\r\n", "y".repeat(200_000));
     let many = "x: y\r\n".repeat(101);
@@ -88,6 +105,15 @@ async fn malformed_heads_never_make_two_requests() {
         ("folded header", "x: a\r\n b\r\ncontent-length: 0\r\n", "", 400),
         ("space before the colon", "content-length : 0\r\n", "", 400),
         ("signed length", "content-length: +0\r\n", "", 400),
+        ("bare LF after a header", "x: y\ncontent-length: 0\r\n", "", 400),
+        ("bare LF at its end", "content-length: 0\r\n\n", "", 400),
+        ("bare LF in trailers", "transfer-encoding: chunked\r\n", "1\r\na\r\n0\r\nx: y\nz: 1\r\n\r\n", 400),
+        (
+            "trailers",
+            "connection: close\r\ntransfer-encoding: chunked\r\n",
+            "1\r\na\r\n0\r\nx: y\r\n\r\n",
+            200,
+        ),
         ("long head", long.as_str(), "", 431),
         ("many headers", many.as_str(), "", 431),
     ] {
@@ -100,8 +126,10 @@ async fn malformed_heads_never_make_two_requests() {
 
 #[tokio::test]
 async fn heads_have_a_time() {
-    let limits = Limits { head_read_time: Duration::from_millis(200), ..LIMITS };
-    let server = start(limits, PATIENCE).await;
+    let brief = Duration::from_millis(200);
+    let limits = limits();
+    let times = Times { head: brief, idle: brief, ..limits.times };
+    let server = start(Limits { times, ..limits }, PATIENCE).await;
     for bytes in [&b""[..], b"GET /slow HT", b"GET /slow HTTP/1.1\r\nhost: a\r\nx: "] {
         assert_eq!(read_all(send(server.address, bytes).await).await, "");
     }
@@ -110,20 +138,75 @@ async fn heads_have_a_time() {
     assert!(answer.ends_with("slow"), "{answer}");
 }
 
+/// Between requests a connection may be idle for longer than a head may take.
 #[tokio::test]
-async fn connections_beyond_the_cap_wait() {
-    let server = start(Limits { connections_max: 1, ..LIMITS }, PATIENCE).await;
+async fn idle_connections_stay_open() {
+    let limits = limits();
+    let times = Times { head: Duration::from_millis(200), ..limits.times };
+    let server = start(Limits { times, ..limits }, PATIENCE).await;
+    let request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
+    let mut stream = send(server.address, request).await;
+    for _ in 0..2 {
+        let mut answer = vec![0; 1024];
+        let read = timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap();
+        assert!(answer[..read].ends_with(b"hi"), "{}", String::from_utf8_lossy(&answer));
+        sleep(Duration::from_millis(600)).await;
+        stream.write_all(request).await.unwrap();
+    }
+    // Then a head begins, and has its time.
+    let mut answer = vec![0; 1024];
+    timeout(PATIENCE, stream.read(&mut answer)).await.unwrap().unwrap();
+    stream.write_all(b"POST / HTTP").await.unwrap();
+    assert_eq!(read_all(stream).await, "");
+}
+
+fn capped(all: usize) -> Limits {
+    let limits = limits();
+    let caps = Caps { all, unproved: all, of_network: None, unproved_kept: all };
+    Limits { bounds: Bounds { caps, ..limits.bounds }, ..limits }
+}
+
+#[tokio::test]
+async fn at_the_cap_the_one_that_waits_longest_gives_way() {
+    let server = start(capped(2), PATIENCE).await;
     let first = send(server.address, b"").await;
-    let second = send(
-        server.address,
-        b"POST / HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi",
-    )
-    .await;
-    sleep(Duration::from_millis(200)).await;
-    let mut byte = [0];
-    assert!(second.try_read(&mut byte).is_err(), "nothing was answered while the first was there");
-    drop(first);
-    assert!(read_all(second).await.ends_with("hi"));
+    sleep(Duration::from_millis(50)).await;
+    let second = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    sleep(Duration::from_millis(50)).await;
+    let third = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+    assert_eq!(read_all(first).await, "", "it was idle");
+    assert!(read_all(second).await.ends_with("slow"), "it was served");
+    assert!(read_all(third).await.ends_with("slow"));
+}
+
+#[tokio::test]
+async fn while_all_are_served_newcomers_wait() {
+    let server = start(capped(1), PATIENCE).await;
+    let request = b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    let first = send(server.address, request).await;
+    sleep(Duration::from_millis(50)).await;
+    let second = send(server.address, request).await;
+    assert!(read_all(first).await.ends_with("slow"));
+    assert!(read_all(second).await.ends_with("slow"));
+}
+
+/// Who takes an answer a byte now and then does not hold it for long; who reads gets all of it.
+#[tokio::test]
+async fn answers_are_taken_at_a_least_rate() {
+    let limits = limits();
+    let grace = Duration::from_millis(500);
+    let answer = Pace { bytes_per_second: 8 << 20, grace, silence: Duration::from_secs(30) };
+    let times = Times { answer, ..limits.times };
+    let server = start(Limits { times, ..limits }, PATIENCE).await;
+    let request = b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    assert!(read_all(send(server.address, request).await).await.len() > LARGE);
+    let mut slowly = send(server.address, request).await;
+    for _ in 0..20 {
+        slowly.read_u8().await.expect("what was sent stays there");
+        sleep(Duration::from_millis(200)).await;
+    }
+    let rest = read_all(slowly).await.len();
+    assert!(rest < LARGE, "{rest} bytes came after four seconds");
 }
 
 /// Nobody takes them in yet, and none has to come a second time.
@@ -140,7 +223,7 @@ async fn bursts_wait_in_the_systems_queue() {
 
 #[tokio::test]
 async fn requests_in_flight_end_before_the_server_does() {
-    let server = start(LIMITS, PATIENCE).await;
+    let server = start(limits(), PATIENCE).await;
     let idle = send(server.address, b"").await;
     let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
@@ -153,7 +236,7 @@ async fn requests_in_flight_end_before_the_server_does() {
 
 #[tokio::test]
 async fn draining_ends_in_time() {
-    let server = start(LIMITS, Duration::from_millis(50)).await;
+    let server = start(limits(), Duration::from_millis(50)).await;
     let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     server.stop.send(()).unwrap();
