@@ -98,6 +98,11 @@ impl App {
                     "some secrets are not encrypted with POSTHORN_ENCRYPTION_KEY: run posthorn secrets rotate"
                 );
             }
+            (Sealed::ClearRefused, _) => {
+                warn!(
+                    "some secrets stand in clear although all were encrypted: they are not used; see posthorn secrets rotate --help"
+                );
+            }
             (Sealed::AsConfigured, None) => {
                 info!("secrets are stored in clear: POSTHORN_ENCRYPTION_KEY is not set");
             }

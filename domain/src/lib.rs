@@ -35,6 +35,7 @@ pub mod limits;
 pub mod payload;
 pub mod places;
 pub mod retry;
+pub mod rotation;
 pub mod signature;
 pub mod stock;
 pub mod stored_bytes;

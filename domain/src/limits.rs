@@ -92,10 +92,16 @@ pub const PAGE_LIMIT_MAX: u32 = 100;
 /// The last page of an offset listing: what lies beyond is found by filter, not by leafing.
 pub const PAGE_NUMBER_MAX: u32 = 1_000_000;
 
-/// How long a replaced signing secret also signs.
-pub const SIGNING_SECRET_OVERLAP: Duration = Duration::from_hours(24);
+/// How long a replaced secret stays in force where nobody says otherwise: a day, in which people at both ends are awake.
+pub const SECRET_OVERLAP_DEFAULT: Duration = Duration::from_hours(24);
+/// The longest that may be asked for.
+pub const SECRET_OVERLAP_MAX: Duration = Duration::from_hours(7 * 24);
+/// Secrets of one kind in force at once, the current one among them: each costs a signature per delivery, or a
+/// comparison per event.
+pub const SECRETS_IN_FORCE_MAX: usize = 5;
 
 const _: () = assert!(RESPONSE_BODY_KEPT_BYTES <= RESPONSE_BODY_READ_BYTES);
+const _: () = assert!(SECRETS_IN_FORCE_MAX > 1);
 const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);
 const _: () = assert!(LANE_FIRST_PAGE <= LANE_WINDOW);
 const _: () = assert!(IN_FLIGHT_MAX <= TENANT_IN_FLIGHT_MAX);

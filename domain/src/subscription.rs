@@ -1,5 +1,6 @@
 //! One endpoint with its policies.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::delivery::named_states;
 use crate::header::StaticHeaders;
 use crate::id::SubscriptionId;
 use crate::retry::RetryPolicy;
+use crate::rotation::Replaced;
 use crate::signature::{SecretKey, SigningSecret};
 use crate::target::TargetUrl;
 use crate::tenant::Tenant;
@@ -49,6 +51,26 @@ named_states! {
         Failing = 1 "failing",
         /// The endpoint answered 410.
         Gone = 2 "gone",
+        /// Some of its secrets cannot be read, so that nothing can be sent as it should be.
+        SecretsUnreadable = 3 "secrets_unreadable",
+    }
+}
+
+named_states! {
+    /// What of a subscription is secret.
+    SecretField {
+        /// The values of its static headers.
+        Headers = 0 "headers",
+        /// What signs its deliveries.
+        SigningSecret = 1 "signing_secret",
+        /// What signed them before, and still does.
+        ReplacedSigningSecrets = 2 "replaced_signing_secrets",
+        /// What guards its ingest.
+        SecretKey = 3 "secret_key",
+        /// What guarded it before, and still does.
+        ReplacedSecretKeys = 4 "replaced_secret_keys",
+        /// What its endpoint is shown.
+        ClientCertificate = 5 "client_certificate",
     }
 }
 
@@ -112,21 +134,33 @@ pub struct SubscriptionConfig {
     pub client_certificate: Option<ClientCertificate>,
 }
 
-/// The signing secret of now and, for a while after a rotation, the one before.
+/// The signing secret of now and, for a while after each rotation, those before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SigningSecrets {
     /// Signs every delivery.
     pub current: SigningSecret,
-    /// Signs beside it until the time given.
-    pub previous: Option<(SigningSecret, Timestamp)>,
+    /// Sign beside it until their ends.
+    pub replaced: Replaced<SigningSecret>,
 }
 
 impl SigningSecrets {
     /// Those that sign what goes out at `at`, the newest first, with the time from which each does not any more.
     pub fn in_force(&self, at: Timestamp) -> impl Iterator<Item = (&SigningSecret, Option<Timestamp>)> {
-        let previous = self.previous.as_ref().filter(move |(_, until)| at < *until);
-        let previous = previous.map(|(secret, until)| (secret, Some(*until)));
-        std::iter::once((&self.current, None)).chain(previous)
+        let replaced = self.replaced.in_force(at).map(|(secret, until)| (secret, Some(until)));
+        std::iter::once((&self.current, None)).chain(replaced)
+    }
+
+    /// `new` signs from `now` on, and the one before for `overlap` more. Without an overlap all others end at once. Where
+    /// `new` is the current one already, that stays as it is: the same rotation twice is one.
+    pub fn rotate(&mut self, new: SigningSecret, overlap: Duration, now: Timestamp) {
+        if overlap.is_zero() {
+            self.replaced.clear();
+        }
+        if new != self.current {
+            self.replaced.forget(&new);
+            let old = std::mem::replace(&mut self.current, new);
+            self.replaced.add(old, now.plus(overlap), now);
+        }
     }
 }
 
@@ -141,7 +175,11 @@ pub struct Subscription {
     pub config: SubscriptionConfig,
     /// What its deliveries are signed with.
     pub signing: SigningSecrets,
-    /// Whether it takes in and sends.
+    /// Guard ingest beside [`SubscriptionConfig::secret_key`] until their ends.
+    pub replaced_keys: Replaced<SecretKey>,
+    /// Its secrets that cannot be read. In place of each stands one that nobody knows, or none.
+    pub unreadable: BTreeSet<SecretField>,
+    /// Whether it takes in and sends, as it was set. See [`standing`](Self::standing).
     pub status: SubscriptionStatus,
     /// Why not, where no person wished it.
     pub status_reason: Option<StatusReason>,
@@ -224,6 +262,88 @@ impl SubscriptionConfig {
 }
 
 impl Subscription {
+    /// Whether it takes in and sends now, and why not: while a secret cannot be read it is paused, whatever was set.
+    #[must_use]
+    pub fn standing(&self) -> (SubscriptionStatus, Option<StatusReason>) {
+        if self.unreadable.is_empty() || self.status == SubscriptionStatus::Disabled {
+            (self.status, self.status_reason)
+        } else {
+            (SubscriptionStatus::Paused, Some(StatusReason::SecretsUnreadable))
+        }
+    }
+
+    /// Whether its deliveries are sent.
+    #[must_use]
+    pub fn sends(&self) -> bool {
+        self.standing().0 == SubscriptionStatus::Active
+    }
+
+    /// Whether a signature that none of [`secret_keys`](Self::secret_keys) made may be right all the same.
+    #[must_use]
+    pub fn has_unknown_keys(&self) -> bool {
+        [SecretField::SecretKey, SecretField::ReplacedSecretKeys]
+            .iter()
+            .any(|field| self.unreadable.contains(field))
+    }
+
+    /// `new` signs from `now` on; see [`SigningSecrets::rotate`]. What could not be read is gone.
+    pub fn rotate_signing_secret(&mut self, new: SigningSecret, overlap: Duration, now: Timestamp) {
+        if self.unreadable.remove(&SecretField::SigningSecret) {
+            self.signing.current = new.clone();
+        }
+        self.unreadable.remove(&SecretField::ReplacedSigningSecrets);
+        self.signing.rotate(new, overlap, now);
+    }
+
+    /// The secrets any of which proves an event at `at`, the current one first; none where ingest is not guarded.
+    pub fn secret_keys(&self, at: Timestamp) -> impl Iterator<Item = &SecretKey> {
+        let replaced = self.replaced_keys.in_force(at).map(|(key, _)| key);
+        // Where ingest is not guarded no replaced key guards it.
+        self.config.secret_key.iter().chain(replaced.filter(|_| self.config.secret_key.is_some()))
+    }
+
+    /// `new` guards ingest from `now` on, and the one before for `overlap` more. Without an overlap, or without a new
+    /// one, all others end at once. Where `new` is the current one already, that stays as it is. What could not be read is
+    /// gone.
+    pub fn replace_secret_key(&mut self, new: Option<SecretKey>, overlap: Duration, now: Timestamp) {
+        if self.unreadable.remove(&SecretField::SecretKey) {
+            self.config.secret_key.clone_from(&new);
+        }
+        self.unreadable.remove(&SecretField::ReplacedSecretKeys);
+        if overlap.is_zero() || new.is_none() {
+            self.replaced_keys.clear();
+        }
+        if let Some(new) = &new {
+            self.replaced_keys.forget(new);
+        }
+        if new != self.config.secret_key {
+            let old = std::mem::replace(&mut self.config.secret_key, new);
+            if let (Some(old), Some(_)) = (old, &self.config.secret_key) {
+                self.replaced_keys.add(old, now.plus(overlap), now);
+            }
+        }
+    }
+
+    /// Keys that were replaced before `now` guard ingest for `overlap` more at the most.
+    pub fn end_replaced_keys(&mut self, overlap: Duration, now: Timestamp) {
+        self.replaced_keys.end_by(now.plus(overlap), now);
+        if overlap.is_zero() {
+            self.unreadable.remove(&SecretField::ReplacedSecretKeys);
+        }
+    }
+
+    /// The fields in which it differs from `before`, as the API names them.
+    #[must_use]
+    pub fn changed_fields(&self, before: &Self) -> Vec<&'static str> {
+        let mut fields = self.config.changed_fields(&before.config);
+        let mended = before.unreadable.difference(&self.unreadable).map(|field| field.as_str());
+        fields.extend(mended.filter(|field| !fields.contains(field)).collect::<Vec<_>>());
+        if self.replaced_keys != before.replaced_keys && !fields.contains(&"secret_key") {
+            fields.push("secret_key_overlap_seconds");
+        }
+        fields
+    }
+
     /// Whether a change from `before` starts its endpoint's record anew: the circuit closes and
     /// waiting retries are due now. So it is with another target, and when it is enabled again.
     #[must_use]
@@ -239,5 +359,44 @@ impl Subscription {
         before.status_reason == Some(StatusReason::RetriesExhausted)
             && before.status != SubscriptionStatus::Active
             && self.status == SubscriptionStatus::Active
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(byte: u8) -> SigningSecret {
+        SigningSecret::from_random([byte; 32])
+    }
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::from_millis(0).plus(Duration::from_hours(hours))
+    }
+
+    const DAY: Duration = Duration::from_hours(24);
+
+    #[test]
+    fn each_replaced_secret_signs_for_its_time() {
+        let mut signing = SigningSecrets { current: secret(1), replaced: Replaced::default() };
+        signing.rotate(secret(2), DAY, at(0));
+        signing.rotate(secret(3), DAY, at(6));
+        signing.rotate(secret(3), DAY, at(7));
+        let in_force = |signing: &SigningSecrets, hours| -> Vec<SigningSecret> {
+            signing.in_force(at(hours)).map(|(secret, _)| secret.clone()).collect()
+        };
+        assert_eq!(in_force(&signing, 23), [secret(3), secret(2), secret(1)]);
+        assert_eq!(in_force(&signing, 24), [secret(3), secret(2)], "the same rotation twice is one");
+        assert_eq!(in_force(&signing, 30), [secret(3)]);
+        signing.rotate(secret(1), DAY, at(8));
+        assert_eq!(in_force(&signing, 9), [secret(1), secret(3), secret(2)], "and back");
+        signing.rotate(secret(4), Duration::ZERO, at(9));
+        assert_eq!(in_force(&signing, 9), [secret(4)], "at once");
+        for byte in 5..20 {
+            signing.rotate(secret(byte), DAY, at(10));
+        }
+        assert_eq!(in_force(&signing, 10), [19, 18, 17, 16, 15].map(secret));
+        signing.rotate(secret(19), Duration::ZERO, at(11));
+        assert_eq!(in_force(&signing, 11), [secret(19)], "the others end, and the current one stays");
     }
 }

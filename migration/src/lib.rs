@@ -19,6 +19,7 @@ mod m20261127_000008_audit;
 mod m20261127_000009_asymmetric_signature;
 mod m20261127_000010_client_certificate;
 mod m20261128_000011_retries_version;
+mod m20261130_000012_secrets;
 mod m20261130_000013_tenant_quotas;
 mod m20261130_000014_hops;
 mod m20261130_000015_deletions;
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261127_000009_asymmetric_signature::Migration),
             Box::new(m20261127_000010_client_certificate::Migration),
             Box::new(m20261128_000011_retries_version::Migration),
+            Box::new(m20261130_000012_secrets::Migration),
             Box::new(m20261130_000013_tenant_quotas::Migration),
             Box::new(m20261130_000014_hops::Migration),
             Box::new(m20261130_000015_deletions::Migration),

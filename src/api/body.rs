@@ -13,10 +13,15 @@ use http_body_util::BodyExt as _;
 use http_body_util::combinators::BoxBody;
 use poem::http::{HeaderMap, header};
 use poem::{Body, IntoResponse, Request, RequestBody, Response};
+use poem_openapi::error::ContentTypeError;
 use poem_openapi::payload::{ParsePayload, Payload};
-use poem_openapi::registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchemaRef, Registry};
+use poem_openapi::registry::{
+    MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry,
+};
 use poem_openapi::types::Type;
-use poem_openapi::{ApiResponse, impl_apirequest_for_payload};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, impl_apirequest_for_payload,
+};
 use posthorn_domain::payload::{check_json, is_json_content_type};
 use posthorn_domain::transfer::Transfer;
 use serde::de::value::MapAccessDeserializer;
@@ -143,6 +148,42 @@ impl<T: DeserializeOwned + Type> ParsePayload for Json<T> {
 }
 
 impl_apirequest_for_payload!(Json<T>, T: DeserializeOwned + Type);
+
+/// A JSON body that may be left out: none where there are no bytes, whatever type they have.
+#[derive(Debug)]
+pub(super) struct OptionalJson<T>(pub(super) Option<T>);
+
+impl<'a, T: DeserializeOwned + Type> ApiExtractor<'a> for OptionalJson<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        let content = MetaMediaType { content_type: Json::<T>::CONTENT_TYPE, schema: T::schema_ref() };
+        Some(MetaRequest { description: None, content: vec![content], required: false })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let bytes = read(request, body.take()?, BODY_BYTES_MAX).await?;
+        if bytes.is_empty() {
+            return Ok(Self(None));
+        }
+        match request.content_type() {
+            Some(kind) if Json::<T>::check_content_type(kind) => Ok(Self(Some(parse(&bytes)?))),
+            Some(kind) => Err(ContentTypeError::NotSupported { content_type: kind.to_owned() }.into()),
+            None => Err(ContentTypeError::ExpectContentType.into()),
+        }
+    }
+}
 
 impl<T: Serialize + Send> IntoResponse for Json<T> {
     fn into_response(self) -> Response {

@@ -16,16 +16,16 @@ pub(super) fn is_there(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE) || headers.contains_key(SIGNATURE_OF_GITHUB)
 }
 
-/// Every signature that is there must be right, and one must be there. A header that comes twice is
+/// Every signature that is there must be right by one of `keys`, and one must be there. A header that comes twice is
 /// wrong: whoever reads the other one sees another signature.
-pub(super) fn check(headers: &HeaderMap, secret: &SecretKey, payload: &[u8]) -> Result<(), Problem> {
+pub(super) fn check(headers: &HeaderMap, keys: &[&SecretKey], payload: &[u8]) -> Result<(), Problem> {
     let mut some = false;
     for name in [&SIGNATURE, &SIGNATURE_OF_GITHUB] {
         let value = once(headers, name);
         let value = value.ok_or_else(|| Problem::invalid_signature("a signature came twice"))?;
         let Some(value) = value else { continue };
         some = true;
-        if !secret.verify(value.as_bytes(), payload) {
+        if !keys.iter().any(|key| key.verify(value.as_bytes(), payload)) {
             return Err(Problem::invalid_signature(
                 "expected sha256= and the lower-case hex of HMAC-SHA256(secret_key, raw body)",
             ));
@@ -62,7 +62,11 @@ mod tests {
                 (HeaderName::from_static(name), HeaderValue::from_str(value).unwrap())
             };
             let headers: HeaderMap = pairs.iter().map(pair).collect();
-            assert_eq!(check(&headers, &secret, b"{}").is_ok(), ok, "{pairs:?}");
+            let replaced = SecretKey::parse("replaced").unwrap();
+            for keys in [&[&secret][..], &[&replaced, &secret], &[&secret, &replaced]] {
+                assert_eq!(check(&headers, keys, b"{}").is_ok(), ok, "{pairs:?}");
+            }
+            assert!(check(&headers, &[&replaced], b"{}").is_err(), "{pairs:?}");
             assert_eq!(is_there(&headers), !pairs.is_empty(), "{pairs:?}");
         }
     }

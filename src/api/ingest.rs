@@ -15,6 +15,9 @@
 //!    computed with instead. Whatever it was, the answer is the same 401. It waits for the database in each case, and
 //!    goes out at a whole multiple of [`NOT_PROVED_STEP`], so that its time tells as little as its text.
 //!
+//! One thing is told before: that the secret of a subscription cannot be read (503), since a right event is to come
+//! again.
+//!
 //! From there on both are judged alike: whether the body is JSON, and whether the subscription takes it; last whether
 //! its tenant may hand in more now, so that nothing refused before is counted. Only then is it stored, and only then
 //! answered.
@@ -52,6 +55,7 @@ use super::problem::{Kind, Problem};
 use super::scope::find_subscription;
 use super::server::Client;
 use super::words::DeliveryState;
+use crate::clock::Clock;
 use crate::dispatch::{Accepted, Control, NewEvent};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -69,6 +73,7 @@ const NOT_PROVED_STEP: Duration = Duration::from_millis(10);
 pub(super) struct Ingest {
     pub(super) control: Control,
     pub(super) payload_bytes_max: usize,
+    pub(super) clock: Clock,
     /// Computed with where there is no secret: nobody knows it.
     pub(super) decoy: SecretKey,
 }
@@ -169,9 +174,12 @@ impl Ingest {
     ) -> Result<Allowed, Problem> {
         let subscription = find_subscription(&self.control, caller, id).await?;
         let (content_type, payload) = self.read(request, body).await?;
-        if let Some(secret) = &subscription.config.secret_key {
-            event_signature::check(request.headers(), secret, &payload)?;
+        let keys: Vec<_> = subscription.secret_keys(self.clock.now()).collect();
+        if !keys.is_empty() {
+            event_signature::check(request.headers(), &keys, &payload)
+                .map_err(|problem| unless_unreadable(&subscription, request.headers(), problem))?;
         }
+        drop(keys);
         Ok(Allowed { subscription, content_type, payload })
     }
 
@@ -185,18 +193,25 @@ impl Ingest {
         let (content_type, payload) = self.read(request, body).await?;
         let began = Instant::now();
         let found = self.control.subscription(id).await?;
-        let secret = found.as_ref().and_then(|found| found.config.secret_key.as_ref());
-        let secret_or_decoy = secret.unwrap_or(&self.decoy);
-        let is_right = event_signature::check(request.headers(), secret_or_decoy, &payload).is_ok();
-        let is_proved = secret.is_some() && is_right;
-        match found.filter(|_| is_proved) {
-            Some(subscription) => {
+        let mut keys: Vec<_> = found.iter().flat_map(|found| found.secret_keys(self.clock.now())).collect();
+        let is_guarded = !keys.is_empty();
+        if !is_guarded {
+            keys.push(&self.decoy);
+        }
+        let is_right = event_signature::check(request.headers(), &keys, &payload).is_ok();
+        drop(keys);
+        match found {
+            Some(subscription) if is_guarded && is_right => {
                 if let Some(client) = request.extensions().get::<Client>() {
                     client.prove(Holder::Tenant(subscription.tenant.clone()));
                 }
                 Ok(Allowed { subscription, content_type, payload })
             }
-            None => Err(self.not_proved(began).await),
+            Some(subscription) if is_guarded => {
+                let refused = self.not_proved(began).await;
+                Err(unless_unreadable(&subscription, request.headers(), refused))
+            }
+            _ => Err(self.not_proved(began).await),
         }
     }
 
@@ -217,6 +232,12 @@ impl Ingest {
         sleep_until(began + NOT_PROVED_STEP * u32::try_from(steps).unwrap_or(u32::MAX)).await;
         Problem::event_not_proved()
     }
+}
+
+/// What a wrong signature is answered: it may be right by a key that cannot be read, and who sends it is to try again.
+fn unless_unreadable(subscription: &Subscription, headers: &HeaderMap, wrong: Problem) -> Problem {
+    let may_be_right = subscription.has_unknown_keys() && event_signature::is_there(headers);
+    if may_be_right { Problem::secrets_unreadable() } else { wrong }
 }
 
 /// The content type, where it is one of JSON and the body is not compressed.

@@ -125,7 +125,7 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
     let decoy = SecretKey::from_random(rand::random());
     let api = (
         Subscriptions { control: control.clone(), guard: settings.guard, listen: settings.listen },
-        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max, decoy },
+        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max, decoy, clock },
         Deliveries { control: control.clone() },
         Tenants { control: control.clone() },
         Keys { control: control.clone(), keyring: keyring.clone(), clock, last_admin_key },

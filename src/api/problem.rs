@@ -34,6 +34,9 @@ pub(super) const CONTENT_TYPE: &str = "application/problem+json";
 /// When to come back where the database is away: it is asked anew by then.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// When to come back where a person has to mend something first.
+const SECRETS_RETRY_AFTER: Duration = Duration::from_mins(1);
+
 /// Why a request was refused or failed.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -199,6 +202,10 @@ impl From<store::Error> for Problem {
                 tracing::warn!(%cause, "outcome of a commit unknown");
                 Self::outcome_unknown(STORE_RETRY_AFTER)
             }
+            store::Error::Secrets(cause) => {
+                tracing::error!(%cause, "a secret cannot be read or written");
+                Self::secrets_unreadable()
+            }
             // None of these can come of a request that the domain let pass.
             store::Error::Conflict
             | store::Error::Refused(_)
@@ -293,6 +300,13 @@ impl Problem {
     /// A part of the server is not ready.
     pub(super) fn not_ready(detail: &'static str) -> Self {
         Self::new(Kind::NotReady, detail).retry_after(STORE_RETRY_AFTER)
+    }
+
+    /// A secret that is needed cannot be read, until it is set anew or an operator mends it.
+    pub(super) fn secrets_unreadable() -> Self {
+        let detail = "the server cannot read a secret of the subscription (unreadable_secrets names it), or may not \
+                      write one; set it anew, or ask the operator to run posthorn secrets rotate";
+        Self::new(Kind::SecretsUnreadable, detail).retry_after(SECRETS_RETRY_AFTER)
     }
 
     fn outcome_unknown(retry_after: Duration) -> Self {

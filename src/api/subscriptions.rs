@@ -13,12 +13,13 @@ use poem_openapi::{ApiResponse, OpenApi};
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::api_key::Scope;
 use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::subscription::SecretField;
 use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
 
 use super::Tag;
 use super::auth::Caller;
-use super::body::Json;
+use super::body::{Json, OptionalJson};
 use super::ingest::AcceptedAnswer;
 use super::paging::{check_limit, check_page};
 use super::problem::{Kind, Problem};
@@ -27,7 +28,7 @@ use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
 use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
 use check::{Change, TargetRules};
-use input::{SubscriptionCreate, SubscriptionUpdate};
+use input::{SigningSecretRotation, SubscriptionCreate, SubscriptionUpdate};
 use own::Own;
 use view::{CreatedSubscription, PaginatedSubscriptions, SigningSecret, Subscription};
 
@@ -158,7 +159,10 @@ impl Subscriptions {
         let change = Change::check(body.0, &self.rules(request))?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
-        self.shown(self.control.update(caller.actor(), id, move |config| change.clone().apply(config)).await?)
+        let updated = self
+            .control
+            .update(caller.actor(), id, move |subscription, now| change.clone().apply(subscription, now));
+        self.shown(updated.await?)
     }
 
     /// Delete a subscription
@@ -232,7 +236,8 @@ impl Subscriptions {
 
     /// Replace the signing secret
     ///
-    /// The old one also signs for 24 hours.
+    /// The old one also signs for 24 hours, or as long as the body says, however many are replaced meanwhile: up to five
+    /// sign at once, the current one among them, and where one more would the oldest goes. The body may be left out.
     #[oai(
         path = "/subscriptions/:id/signing-secret/rotate",
         method = "post",
@@ -243,9 +248,11 @@ impl Subscriptions {
         caller: Caller,
         /// The subscription.
         id: Path<Uuid>,
+        body: OptionalJson<SigningSecretRotation>,
     ) -> Result<Json<SigningSecret>, Problem> {
         let id = self.own(&caller, id.0).await?;
-        secret(self.control.rotate_signing_secret(caller.actor(), id).await?)
+        let (new, overlap) = check::rotation(body.0.unwrap_or_default())?;
+        secret(self.control.rotate_signing_secret(caller.actor(), id, new, overlap).await?)
     }
 
     /// Send a test event
@@ -297,6 +304,9 @@ impl Subscriptions {
 
 fn secret(view: Option<SubscriptionView>) -> Result<Json<SigningSecret>, Problem> {
     let view = view.ok_or_else(Problem::no_subscription)?;
+    if view.subscription.unreadable.contains(&SecretField::SigningSecret) {
+        return Err(Problem::secrets_unreadable());
+    }
     Ok(Json(SigningSecret { signing_secret: view.subscription.signing.current.expose() }))
 }
 

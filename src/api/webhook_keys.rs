@@ -4,6 +4,7 @@ use poem_openapi::param::Path;
 use poem_openapi::{Object, OpenApi};
 use posthorn_domain::asymmetric::AsymmetricKey;
 use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::subscription::SecretField;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -22,7 +23,7 @@ pub(super) struct WebhookKeys {
 /// What verifies a subscription's deliveries.
 #[derive(Serialize, Object)]
 struct WebhookKeySet {
-    /// The newest first; two while a rotation overlaps.
+    /// The newest first; several while rotations overlap.
     keys: Vec<WebhookKey>,
 }
 
@@ -49,8 +50,14 @@ impl WebhookKeys {
     ) -> Result<Json<WebhookKeySet>, Problem> {
         let found = self.control.subscription(SubscriptionId(id.0)).await?;
         let found = found.filter(|found| found.config.asymmetric_signature);
-        let signing = &found.ok_or_else(Problem::no_subscription)?.signing;
-        let keys = signing.in_force(self.clock.now()).map(|(secret, until)| WebhookKey {
+        let found = found.ok_or_else(Problem::no_subscription)?;
+        if [SecretField::SigningSecret, SecretField::ReplacedSigningSecrets]
+            .iter()
+            .any(|field| found.unreadable.contains(field))
+        {
+            return Err(Problem::secrets_unreadable());
+        }
+        let keys = found.signing.in_force(self.clock.now()).map(|(secret, until)| WebhookKey {
             public_key: AsymmetricKey::of(secret).public(),
             signs_until: until.map(Time),
         });

@@ -119,6 +119,8 @@ words! {
     SubscriptionStatus of subscription::SubscriptionStatus;
     /// Why a subscription is not active, where no person wished it.
     StatusReason of subscription::StatusReason;
+    /// What of a subscription is secret.
+    SecretField of subscription::SecretField;
     /// What was done.
     AuditAction of audit::Action;
     /// By which right: `anyone` (the server had no API key), `admin_key` (that of the configuration), `api_key`, `command` (from the command line, beside the service).

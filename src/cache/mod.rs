@@ -302,8 +302,13 @@ impl Caches {
     }
 
     /// Keeps a subscription, unless a newer copy is there; returns the newer of the two.
+    ///
+    /// One of which a secret cannot be read is not kept: who mends it may be another process.
     pub async fn keep_subscription(&self, subscription: Subscription) -> Arc<Subscription> {
         let subscription = Arc::new(subscription);
+        if !subscription.unreadable.is_empty() {
+            return subscription;
+        }
         let newer = Arc::clone(&subscription);
         let result = self
             .subscriptions

@@ -3,14 +3,17 @@
 mod deliveries;
 mod events;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use posthorn_domain::audit::{Action, Actor, Stamp};
 use posthorn_domain::id::{NodeId, SubscriptionId};
-use posthorn_domain::limits::SIGNING_SECRET_OVERLAP;
+use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::{SIGNING_SECRET_BYTES, SigningSecret};
 use posthorn_domain::subscription::{SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
+use posthorn_domain::time::Timestamp;
 use uuid::Uuid;
 
 use super::Parts;
@@ -73,7 +76,9 @@ impl Control {
             id: SubscriptionId(Uuid::now_v7()),
             tenant,
             config,
-            signing: SigningSecrets { current: fresh_signing_secret(), previous: None },
+            signing: SigningSecrets { current: fresh_signing_secret(), replaced: Replaced::default() },
+            replaced_keys: Replaced::default(),
+            unreadable: BTreeSet::new(),
             status: SubscriptionStatus::Active,
             status_reason: None,
             version: 1,
@@ -98,15 +103,15 @@ impl Control {
         created.await?.ok_or(ChangeError::TooManySubscriptions { max })
     }
 
-    /// Changes what a person may set; none where the subscription is not there.
+    /// Changes what a person may set, told the time; none where the subscription is not there.
     pub async fn update(
         &self,
         by: Actor,
         id: SubscriptionId,
-        change: impl Fn(&mut SubscriptionConfig) + Send + 'static,
+        change: impl Fn(&mut Subscription, Timestamp) + Send + 'static,
     ) -> Result<Option<SubscriptionView>, ChangeError> {
-        self.change(by, Action::SubscriptionUpdated, id, move |subscription| change(&mut subscription.config))
-            .await
+        let now = self.parts.clock.now();
+        self.change(by, Action::SubscriptionUpdated, id, move |subscription| change(subscription, now)).await
     }
 
     /// Deletes a subscription; false where it is not there.
@@ -154,16 +159,17 @@ impl Control {
         Ok(if still_disabled { Transition::Disabled } else { Transition::Done(Box::new(after)) })
     }
 
-    /// Replaces the signing secret; the old one also signs for a while.
+    /// Replaces the signing secret, by a fresh one where none is given; the old one signs for `overlap` more.
     pub async fn rotate_signing_secret(
         &self,
         by: Actor,
         id: SubscriptionId,
+        new: Option<SigningSecret>,
+        overlap: Duration,
     ) -> Result<Option<SubscriptionView>, ChangeError> {
-        let until = self.parts.clock.now().plus(SIGNING_SECRET_OVERLAP);
+        let (new, now) = (new.unwrap_or_else(fresh_signing_secret), self.parts.clock.now());
         self.change(by, Action::SigningSecretRotated, id, move |subscription| {
-            let old = std::mem::replace(&mut subscription.signing.current, fresh_signing_secret());
-            subscription.signing.previous = Some((old, until));
+            subscription.rotate_signing_secret(new.clone(), overlap, now);
         })
         .await
     }

@@ -32,6 +32,10 @@ use super::dispatcher::{DispatcherMsg, Rest};
 /// that to be worth a read of the store.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// How often a lane whose secrets cannot be read looks whether they can: who mends them may be a command beside the
+/// service, of which nobody hears.
+const UNREADABLE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// With so many lanes in memory none lingers: each has work too seldom for that to spare reads.
 const LINGERING_UP_TO: usize = 4096;
 
@@ -194,7 +198,7 @@ impl State {
         let rest = match outside {
             Some((tenant, claim)) => Rest::Outside(tenant, claim),
             None => Rest::Asleep {
-                until: wake_up,
+                until: wake_up.or_else(|| shell.is_unreadable().then(|| now + UNREADABLE_INTERVAL)),
                 deaf: shell.lane.is_deaf() && !self.closed,
                 last: shell.lane.last(),
             },

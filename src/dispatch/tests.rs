@@ -258,7 +258,10 @@ impl World {
         };
         let id = self.control.create(Actor::Anyone, Tenant::default(), config).await.unwrap().subscription.id;
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
-        self.control.update(Actor::Anyone, id, move |config| config.target = target.clone()).await.unwrap();
+        self.control
+            .update(Actor::Anyone, id, move |subscription, _| subscription.config.target = target.clone())
+            .await
+            .unwrap();
         id
     }
 
@@ -270,7 +273,10 @@ impl World {
             on_exhausted: Some(OnExhausted::Pause),
             ..RetryOverrides::default()
         };
-        self.control.update(Actor::Anyone, id, move |config| config.retry = retry).await.unwrap();
+        self.control
+            .update(Actor::Anyone, id, move |subscription, _| subscription.config.retry = retry)
+            .await
+            .unwrap();
         id
     }
 

@@ -18,6 +18,7 @@ use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
+use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::{SecretKey, SigningSecret};
 use posthorn_domain::subscription::SigningSecrets;
 use posthorn_domain::target::TargetUrl;
@@ -59,7 +60,10 @@ impl Case {
             target: TargetUrl::parse(url).unwrap(),
             headers: StaticHeaders::default(),
             secret_key: None,
-            signing: SigningSecrets { current: SigningSecret::from_random([1; 32]), previous: None },
+            signing: SigningSecrets {
+                current: SigningSecret::from_random([1; 32]),
+                replaced: Replaced::default(),
+            },
             client_certificate: None,
             replay_of: None,
             content_type: "application/json",

@@ -25,6 +25,9 @@ pub enum Error {
     /// A row that no version of this program would have written.
     #[error("unreadable row: {0}")]
     Corrupt(String),
+    /// A secret that cannot be read, or may not be written, under the keys that are given; nothing was done.
+    #[error("{0}")]
+    Secrets(String),
     /// A set-up that cannot work; for the operator at the start.
     #[error("{0}")]
     Unusable(String),

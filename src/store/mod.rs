@@ -59,7 +59,7 @@ pub use deliveries::{Change, Payload, Replayed};
 pub use delivery_list::{DeliveryFilter, DeliveryList};
 pub use error::Error;
 pub use lock::InstanceLock;
-pub use secrets::Sealed;
+pub use secrets::{Resealed, SealOptions, Sealed};
 pub use stats::{Stats, WINDOW as STATS_WINDOW};
 pub use subscriptions::{
     CircuitState, CircuitView, LaneHealth, LaneStart, SubscriptionFilter, SubscriptionPage, SubscriptionView,

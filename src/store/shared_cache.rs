@@ -10,6 +10,7 @@ use posthorn_domain::time::Timestamp;
 use sea_orm::{ConnectionTrait, Statement};
 use uuid::Uuid;
 
+use super::entity::subscriptions;
 use super::notices::{self, Notice};
 use super::subscriptions::{from_subscription, to_subscription};
 use super::tenants::{from_settings, to_settings};
@@ -83,6 +84,9 @@ async fn read(connection: &impl ConnectionTrait) -> Result<SharedCache, Error> {
 impl Store {
     /// A subscription as it is kept in Redis: its row, its secrets encrypted as in the database.
     pub fn encode_subscription(&self, subscription: &Subscription) -> Result<Vec<u8>, Error> {
+        if !subscription.unreadable.is_empty() {
+            return Err(Error::Secrets("what cannot be read is not shared".to_owned()));
+        }
         encode(&from_subscription(subscription, &self.vault)?)
     }
 
@@ -90,7 +94,12 @@ impl Store {
     /// else.
     #[must_use]
     pub fn decode_subscription(&self, bytes: &[u8]) -> Option<Subscription> {
-        to_subscription(serde_json::from_slice(bytes).ok()?, &self.vault).ok()
+        let row: subscriptions::Model = serde_json::from_slice(bytes).ok()?;
+        // Whoever encrypts shares nothing in clear.
+        if row.sealed_by.is_none() && self.vault.current_id().is_some() {
+            return None;
+        }
+        to_subscription(row, &self.vault).ok().filter(|subscription| subscription.unreadable.is_empty())
     }
 }
 

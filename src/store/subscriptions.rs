@@ -8,7 +8,6 @@ mod row;
 
 pub(super) use row::{circuit_code, from_subscription, to_subscription};
 
-use futures_util::TryStreamExt as _;
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
@@ -19,13 +18,14 @@ use sea_orm::{
     EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
     QuerySelect as _, Statement,
 };
+use tracing::error;
 
 use uuid::Uuid;
 
 use super::entity::{lane_health, subscriptions};
 use super::notices::{self, Notice};
 use super::vault::Vault;
-use super::{Error, Store, audit, tx};
+use super::{Error, Store, audit, secrets, tx};
 
 /// Whether a circuit lets requests through, as stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ impl Store {
         stamp: Stamp,
     ) -> Result<bool, Error> {
         let row = row::from_subscription(subscription, &self.vault)?.into_active_model();
-        let (id, tenant) = (subscription.id, subscription.tenant.clone());
+        let (id, tenant, vault) = (subscription.id, subscription.tenant.clone(), self.vault.clone());
         tx::run(self, move |tx| {
             Box::pin(async move {
                 if let Some(max) = max
@@ -161,6 +161,7 @@ impl Store {
                 {
                     return Ok(false);
                 }
+                secrets::may_write(tx, &vault).await?;
                 row.insert(tx).await?;
                 tx::execute(
                     tx,
@@ -197,6 +198,7 @@ impl Store {
         );
         // Without a lane it was deleted in between.
         let Some(lane) = self.lanes.query_one(ask).await? else { return Ok(None) };
+        secrets::settle_doubts(&self.lanes, &self.vault, [&row]).await?;
         Ok(Some(LaneStart {
             subscription: row::to_subscription(row, &self.vault)?,
             health: row::to_health(health)?,
@@ -235,20 +237,22 @@ impl Store {
             .into_tuple()
             .all(&self.orm)
             .await?;
-        let mut rows = subscriptions::Entity::find()
+        let rows = subscriptions::Entity::find()
             .filter(subscriptions::Column::Id.is_in(ids))
             .filter(subscriptions::Column::DeletedAtMs.is_null())
             .find_also_related(lane_health::Entity)
             .order_by_desc(subscriptions::Column::Id)
-            .stream(&self.orm)
+            .all(&self.orm)
             .await?;
-        let mut items = Vec::new();
-        while let Some((row, health)) = rows.try_next().await? {
-            let mut view = to_view(row, health, &self.vault)?;
-            let config = &mut view.subscription.config;
-            config.headers = std::mem::take(&mut config.headers).without_values();
-            items.push(view);
-        }
+        secrets::settle_doubts(&self.orm, &self.vault, rows.iter().map(|(row, _)| row)).await?;
+        // What no version would have written cannot be shown, and keeps nothing else from being shown.
+        let items = rows
+            .into_iter()
+            .filter_map(|(row, health)| {
+                let view = to_view(row, health, &self.vault).map(without_header_values);
+                view.inspect_err(|error| error!(%error, "a subscription is left out of a list")).ok()
+            })
+            .collect();
         Ok(SubscriptionPage { items, total })
     }
 
@@ -265,7 +269,8 @@ impl Store {
         tx::run(self, move |tx| {
             Box::pin(async move {
                 let Some(row) = tx::locking(tx, live(id)).one(tx).await? else { return Ok(None) };
-                let before = row::to_subscription(row, &vault)?;
+                secrets::settle_doubts(tx, &vault, [&row]).await?;
+                let before = row::to_subscription(row.clone(), &vault)?;
                 let now = stamp.at;
                 let mut after = before.clone();
                 change(&mut after);
@@ -282,9 +287,10 @@ impl Store {
                 if after.forgives_retries(&before) {
                     after.retries_version = after.version;
                 }
-                row::from_subscription(&after, &vault)?.into_active_model().reset_all().update(tx).await?;
+                secrets::may_write(tx, &vault).await?;
+                row::change_row(&after, row, &vault)?.into_active_model().reset_all().update(tx).await?;
                 follow_up(tx, &before, &after, now).await?;
-                let fields = after.config.changed_fields(&before.config);
+                let fields = after.changed_fields(&before);
                 audit::note(tx, stamp, action, &Subject::Subscription(id), &fields).await?;
                 notices::tell(tx, &Notice::Changed(id)).await?;
                 // Read in the same transaction that locked it, so it is there.
@@ -294,6 +300,13 @@ impl Store {
         })
         .await
     }
+}
+
+/// As a list shows it: small, whatever its static headers hold.
+fn without_header_values(mut view: SubscriptionView) -> SubscriptionView {
+    let config = &mut view.subscription.config;
+    config.headers = std::mem::take(&mut config.headers).without_values();
+    view
 }
 
 /// Whether a tenant has fewer than `max` subscriptions, by `subscriptions_by_tenant`; simultaneous creations for one
@@ -350,6 +363,7 @@ async fn view(
     vault: &Vault,
 ) -> Result<Option<SubscriptionView>, Error> {
     let found = live(id).find_also_related(lane_health::Entity).one(connection).await?;
+    secrets::settle_doubts(connection, vault, found.iter().map(|(row, _)| row)).await?;
     found.map(|(row, health)| to_view(row, health, vault)).transpose()
 }
 

@@ -486,7 +486,10 @@ async fn idle_connections_are_capped_and_give_way() {
     .await;
     for host in [1, 6, 7] {
         let mut stream = open_from(posthorn.address(), host, 1).await.remove(0);
-        stream.write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"GET /health HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = Vec::new();
         let read = stream.read_to_end(&mut answer);
         within(Duration::from_secs(5), "an answer beside them", read).await.unwrap();

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use crate::support::signature::{sha256_signature, verifies};
 use crate::support::{Backend, Posthorn, Received, Receiver, Reply, on_both_databases};
 
-on_both_databases!(only_the_right_signature_passes, takes_a_push_from_github);
+on_both_databases!(
+    only_the_right_signature_passes,
+    replaced_keys_are_taken_for_their_time,
+    takes_a_push_from_github,
+);
 
 const SECRET: &str = "It's a Secret to Everybody";
 const BODY: &str = "{ \"amount\": 10.0 }";
@@ -65,6 +69,40 @@ async fn only_the_right_signature_passes(backend: Backend) {
         assert_eq!(request.header(OURS), right);
         assert!(request.all(GITHUBS).is_empty(), "{:?}", request.headers);
     }
+}
+
+async fn replaced_keys_are_taken_for_their_time(backend: Backend) {
+    let mut posthorn = Posthorn::start(backend).await;
+    let receiver = Receiver::always(Reply::status(200)).await;
+    let id = posthorn.client().subscribe(&receiver.url("/"), json!({"secret_key": "key 0"})).await.id;
+    let path = format!("/subscriptions/{id}");
+    for n in 1..=5 {
+        let body = json!({"secret_key": format!("key {n}")});
+        posthorn.client().put_json(path.clone(), body).await.expect(200);
+    }
+    posthorn.restart_with(&[]).await;
+    let client = posthorn.client();
+    let send = async |key: &str| {
+        let call = client.call(Method::POST, format!("/ingest/{id}")).bytes("application/json", BODY);
+        call.header(OURS, sha256_signature(key, BODY.as_bytes())).send().await.status
+    };
+    for (n, status) in [401, 202, 202, 202, 202, 202].into_iter().enumerate() {
+        assert_eq!(send(&format!("key {n}")).await, status, "key {n}: five in force at once");
+    }
+    for request in receiver.ended(5).await {
+        assert_eq!(request.header(OURS), sha256_signature("key 5", BODY.as_bytes()), "by the current one");
+    }
+    // At once, with the next one or by itself; and none guards what nothing guards.
+    let change = async |body| client.put_json(path.clone(), body).await.expect(200);
+    change(json!({"secret_key": "key 6", "secret_key_overlap_seconds": 0})).await;
+    assert_eq!((send("key 5").await, send("key 6").await), (401, 202));
+    change(json!({"secret_key": "key 7"})).await;
+    assert_eq!((send("key 6").await, send("key 7").await), (202, 202));
+    change(json!({"secret_key_overlap_seconds": 0})).await;
+    assert_eq!((send("key 6").await, send("key 7").await), (401, 202));
+    change(json!({"secret_key": null})).await;
+    change(json!({"secret_key": "key 8"})).await;
+    assert_eq!((send("key 7").await, send("key 8").await), (401, 202));
 }
 
 async fn takes_a_push_from_github(backend: Backend) {

@@ -14,7 +14,7 @@ on_both_databases!(
     static_headers_are_sent_along,
     retries_keep_the_id,
     public_keys_verify,
-    rotation_signs_twice,
+    replaced_secrets_sign_for_their_time,
     test_event_takes_the_normal_path,
     replay_goes_to_the_end_of_the_line,
 );
@@ -140,7 +140,7 @@ async fn public_keys_verify(backend: Backend) {
     stranger.get(keys).await.expect(404);
 }
 
-async fn rotation_signs_twice(backend: Backend) {
+async fn replaced_secrets_sign_for_their_time(backend: Backend) {
     let mut posthorn = Posthorn::start(backend).await;
     let client = posthorn.client().clone();
     let receiver = Receiver::always(Reply::status(200)).await;
@@ -157,17 +157,46 @@ async fn rotation_signs_twice(backend: Backend) {
     // Recorded, so that the kill repeats nothing.
     client.delivery_in(&delivery, "success").await;
 
-    // Both secrets outlive a crash, and of three only the last two sign.
+    // All outlive a crash, and each signs for its time, however many are replaced; of six the oldest goes.
     posthorn.kill().await;
     posthorn.start_again().await;
     let client = posthorn.client();
-    let newest = client.post(format!("{path}/rotate")).await.expect(200).text("signing_secret");
-    client.ingest(&subscribed.id, json!(2)).await;
-    let received = receiver.ended(2).await.remove(1);
-    assert_eq!(received.header("webhook-signature").split(' ').count(), 2, "{:?}", received.headers);
-    verifies(&received, &new).unwrap();
-    verifies(&received, &newest).unwrap();
-    verifies(&received, &subscribed.signing_secret).unwrap_err();
+    let mut secrets = vec![subscribed.signing_secret, new];
+    for n in 3..=6 {
+        secrets.push(client.post(format!("{path}/rotate")).await.expect(200).text("signing_secret"));
+        client.ingest(&subscribed.id, json!(n)).await;
+        let received = receiver.ended(n - 1).await.remove(n - 2);
+        let signatures = received.header("webhook-signature").split(' ').count();
+        assert_eq!(signatures, n.min(5), "{:?}", received.headers);
+        for (age, secret) in secrets.iter().rev().enumerate() {
+            assert_eq!(verifies(&received, secret).is_ok(), age < 5, "the {age}th before the newest");
+        }
+    }
+    posthorn.restart_with(&[]).await;
+    let client = posthorn.client();
+    client.ingest(&subscribed.id, json!(7)).await;
+    verifies(&receiver.ended(6).await[5], &secrets[2]).unwrap();
+
+    // A secret from elsewhere, and an end at once.
+    let own = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+    let given = json!({"signing_secret": own, "overlap_seconds": 0});
+    for _ in 0..2 {
+        let rotated = client.post_json(format!("{path}/rotate"), given.clone()).await.expect(200);
+        assert_eq!(rotated.text("signing_secret"), own);
+    }
+    client.ingest(&subscribed.id, json!(8)).await;
+    let received = receiver.ended(7).await.remove(6);
+    assert_eq!(received.header("webhook-signature").split(' ').count(), 1, "{:?}", received.headers);
+    verifies(&received, own).unwrap();
+    for (body, pointer) in [
+        (json!({"signing_secret": "whsec_short"}), "/signing_secret"),
+        (json!({"overlap_seconds": 604_801}), "/overlap_seconds"),
+        (json!({"overlap_seconds": -1}), "/overlap_seconds"),
+        (json!({"overlap": 0}), "/overlap"),
+    ] {
+        let refused = client.post_json(format!("{path}/rotate"), body).await.expect(422);
+        assert_eq!(refused.json["errors"][0]["pointer"], pointer);
+    }
 }
 
 async fn test_event_takes_the_normal_path(backend: Backend) {

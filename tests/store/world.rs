@@ -10,6 +10,7 @@ use posthorn_domain::delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatu
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptId, AttemptNumber, DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::SigningSecret;
 use posthorn_domain::subscription::{
     Ordering, RetryOverrides, SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus,
@@ -17,6 +18,7 @@ use posthorn_domain::subscription::{
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -93,7 +95,12 @@ pub(crate) fn subscription() -> Subscription {
             asymmetric_signature: false,
             client_certificate: None,
         },
-        signing: SigningSecrets { current: SigningSecret::from_random([7; 32]), previous: None },
+        signing: SigningSecrets {
+            current: SigningSecret::from_random([7; 32]),
+            replaced: Replaced::default(),
+        },
+        replaced_keys: Replaced::default(),
+        unreadable: BTreeSet::new(),
         status: SubscriptionStatus::Active,
         status_reason: None,
         version: 1,

@@ -25,6 +25,8 @@ const STORED: &[Kind] = &[Kind::StoreUnavailable];
 const ADMINISTERED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown];
 /// Where the store is changed on behalf of a tenant.
 const CHANGED: &[Kind] = &[Kind::StoreUnavailable, Kind::OutcomeUnknown, Kind::OverShare];
+/// Where a secret is read or written.
+const SECRET: &[Kind] = &[Kind::SecretsUnreadable];
 /// Where an id stands in the path.
 const NAMED: &[Kind] = &[Kind::InvalidParameter, Kind::NotFound];
 /// Where a name stands in the path that needs not be known.
@@ -46,7 +48,8 @@ const BODY: &[Kind] = &[
 fn problems(operation: &str) -> Vec<&'static [Kind]> {
     match operation {
         "getHealth" => vec![],
-        "getWebhookKeys" => vec![STORED, NAMED],
+        "getWebhookKeys" => vec![STORED, NAMED, SECRET],
+        "getSigningSecret" => vec![GUARDED, STORED, NAMED, SECRET],
         "getReadiness" => vec![&[Kind::NotReady]],
         "getSystemStats" => vec![GUARDED, STORED],
         "getCluster" => vec![GUARDED, FORBIDDEN, STORED],
@@ -55,16 +58,18 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "listActivity" | "listSubscriptions" | "listAudit" => vec![GUARDED, STORED, QUERIED],
         "listDeliveries" | "listDeliveryAttempts" => vec![GUARDED, STORED, NAMED, QUERIED],
         "updateTenant" => vec![GUARDED, FORBIDDEN, CHANGED, PARAMETER, BODY],
-        "createSubscription" => vec![GUARDED, FORBIDDEN, CHANGED, BODY, &[Kind::TooManySubscriptions]],
+        "createSubscription" => {
+            vec![GUARDED, FORBIDDEN, CHANGED, BODY, &[Kind::TooManySubscriptions], SECRET]
+        }
         "createApiKey" => vec![GUARDED, FORBIDDEN, ADMINISTERED, BODY],
-        "updateSubscription" => vec![GUARDED, CHANGED, NAMED, BODY],
+        "updateSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED, BODY, SECRET],
         "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
-            vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled]]
+            vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], SECRET]
         }
         "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
         "replayDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::QuotaSpent, Kind::BacklogFull]],
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
-        "deleteSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED],
+        "deleteSubscription" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![
             GUARDED,
             CHANGED,
@@ -80,6 +85,7 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
                 Kind::EventLoop,
             ],
             HANDED_IN,
+            SECRET,
         ],
         // Reading one thing by its id; also the least that a new operation can answer.
         _ => vec![GUARDED, STORED, NAMED],

@@ -4,7 +4,8 @@ use poem_openapi::registry::Registry;
 use poem_openapi::types::Type as _;
 use posthorn_domain::limits::{
     DESCRIPTION_CHARS_MAX, ERROR_MESSAGE_CHARS_MAX, KEY_CHARS_MAX, PAGE_LIMIT_MAX, RESPONSE_BODY_KEPT_BYTES,
-    STATIC_HEADER_BYTES_MAX, STATIC_HEADERS_MAX, TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX,
+    SECRETS_IN_FORCE_MAX, STATIC_HEADER_BYTES_MAX, STATIC_HEADERS_MAX, TARGET_URL_CHARS_MAX,
+    TENANT_CHARS_MAX,
 };
 use serde_json::{Map, Value, json};
 
@@ -46,7 +47,7 @@ const LONGEST: &[(&str, usize)] = &[
     ("items", PAGE_LIMIT_MAX as usize),
     ("next_cursor", 64),
     ("ordering_key", KEY_CHARS_MAX),
-    ("keys", 2),
+    ("keys", SECRETS_IN_FORCE_MAX),
     ("pointer", 8192),
     ("public_key", 128),
     ("response_body", RESPONSE_BODY_KEPT_BYTES),

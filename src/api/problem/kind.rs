@@ -84,6 +84,8 @@ kinds! {
     Internal = INTERNAL_SERVER_ERROR "internal-error" "Something went wrong on this side",
     /// The database cannot take or tell anything now; nothing was done.
     StoreUnavailable = SERVICE_UNAVAILABLE "store-unavailable" "The store is not available",
+    /// A secret that the request needs cannot be read.
+    SecretsUnreadable = SERVICE_UNAVAILABLE "secrets-unreadable" "A secret cannot be read",
     /// A part of the server is not ready.
     NotReady = SERVICE_UNAVAILABLE "not-ready" "The server is not ready",
     /// The answer to a commit was lost; it may have been done.

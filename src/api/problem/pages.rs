@@ -147,6 +147,12 @@ const fn explain(kind: Kind) -> &'static str {
              what is handed in, fails, or is paused. Nothing was stored; try again after the time that \
              Retry-After names."
         }
+        Kind::SecretsUnreadable => {
+            "The server cannot read a secret of the subscription with the encryption key that it was given, or may \
+             not write one without a key. Nothing was stored. What cannot be read stands under unreadable_secrets of \
+             the subscription: set it anew, or have the operator run posthorn secrets rotate; its log names the \
+             setting. Deliveries are held meanwhile."
+        }
         Kind::NotReady => "A part that the server needs is not ready; the detail names it.",
         Kind::OutcomeUnknown => {
             "The database's answer was lost after it was asked to store: it may have been done. Sending \

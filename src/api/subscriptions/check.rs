@@ -8,16 +8,20 @@ use posthorn_domain::address::{AddressGuard, ForbiddenAddress};
 use posthorn_domain::certificate::ClientCertificate;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::limits::{
-    DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RETRIES_MAX, RETRY_DELAY_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
+    DESCRIPTION_CHARS_MAX, IN_FLIGHT_MAX, RETRIES_MAX, RETRY_DELAY_MAX, SECRET_OVERLAP_DEFAULT,
+    SECRET_OVERLAP_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
 };
-use posthorn_domain::signature::SecretKey;
-use posthorn_domain::subscription::{OnExhausted, Ordering, RateLimit, RetryOverrides, SubscriptionConfig};
+use posthorn_domain::signature::{SecretKey, SigningSecret};
+use posthorn_domain::subscription::{
+    OnExhausted, Ordering, RateLimit, RetryOverrides, SecretField, Subscription, SubscriptionConfig,
+};
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
+use posthorn_domain::time::Timestamp;
 
 use super::input::{
-    ClientCertificate as ClientCertificateInput, Policies, RetrySettings, SubscriptionCreate,
-    SubscriptionUpdate,
+    ClientCertificate as ClientCertificateInput, Policies, RetrySettings, SigningSecretRotation,
+    SubscriptionCreate, SubscriptionUpdate,
 };
 use super::own::Own;
 use crate::api::body::push_segment;
@@ -30,6 +34,7 @@ use crate::api::rate_limit::check_rate_limit;
 pub(super) struct Change {
     target: Option<TargetUrl>,
     secret_key: MaybeUndefined<SecretKey>,
+    secret_key_overlap: Option<Duration>,
     description: MaybeUndefined<String>,
     headers: MaybeUndefined<StaticHeaders>,
     ordering: MaybeUndefined<Ordering>,
@@ -85,7 +90,7 @@ pub(super) fn creation(
             client_certificate: None,
         };
         change.check_with(&config, &mut faults);
-        change.apply(&mut config);
+        change.apply_to(&mut config);
         config
     });
     faults.check()?;
@@ -97,7 +102,9 @@ impl Change {
     pub(super) fn check(body: SubscriptionUpdate, rules: &TargetRules<'_>) -> Result<Self, Problem> {
         let mut faults = Faults::default();
         let target = body.target_url.as_deref().and_then(|text| target(text, rules, &mut faults));
-        let change = Self { target, ..policies(body.into_policies(), &mut faults) };
+        let secret_key_overlap =
+            overlap(body.secret_key_overlap_seconds, "/secret_key_overlap_seconds", &mut faults);
+        let change = Self { target, secret_key_overlap, ..policies(body.into_policies(), &mut faults) };
         faults.check()?;
         Ok(change)
     }
@@ -123,8 +130,32 @@ impl Change {
         }
     }
 
-    /// Makes the change.
-    pub(super) fn apply(self, config: &mut SubscriptionConfig) {
+    /// Makes the change at `now`.
+    pub(super) fn apply(mut self, subscription: &mut Subscription, now: Timestamp) {
+        let overlap = self.secret_key_overlap;
+        match std::mem::take(&mut self.secret_key) {
+            MaybeUndefined::Undefined => {
+                if let Some(overlap) = overlap {
+                    subscription.end_replaced_keys(overlap, now);
+                }
+            }
+            given => {
+                let overlap = overlap.unwrap_or(SECRET_OVERLAP_DEFAULT);
+                subscription.replace_secret_key(given.take(), overlap, now);
+            }
+        }
+        for (field, is_set) in [
+            (SecretField::Headers, !self.headers.is_undefined()),
+            (SecretField::ClientCertificate, !self.client_certificate.is_undefined()),
+        ] {
+            if is_set {
+                subscription.unreadable.remove(&field);
+            }
+        }
+        self.apply_to(&mut subscription.config);
+    }
+
+    fn apply_to(self, config: &mut SubscriptionConfig) {
         if let Some(target) = self.target {
             config.target = target;
         }
@@ -154,6 +185,26 @@ impl RetryChange {
     }
 }
 
+/// The secret that is to sign from now on, where one is given, and how long the one before does.
+pub(super) fn rotation(body: SigningSecretRotation) -> Result<(Option<SigningSecret>, Duration), Problem> {
+    let mut faults = Faults::default();
+    let secret = body.signing_secret.as_deref().map(SigningSecret::parse);
+    let secret = secret.and_then(|secret| faults.take("/signing_secret", secret));
+    let overlap = overlap(body.overlap_seconds, "/overlap_seconds", &mut faults);
+    faults.check()?;
+    Ok((secret, overlap.unwrap_or(SECRET_OVERLAP_DEFAULT)))
+}
+
+/// How long a replaced secret stays in force, where it is said.
+fn overlap(seconds: Option<u32>, pointer: &str, faults: &mut Faults) -> Option<Duration> {
+    let overlap = Duration::from_secs(seconds?.into());
+    let checked = if overlap <= SECRET_OVERLAP_MAX { Ok(overlap) } else { Err(OVERLAP_EXPECTED) };
+    faults.take(pointer, checked)
+}
+
+const OVERLAP_EXPECTED: &str = "expected whole seconds from 0 to 604800";
+const _: () = assert!(SECRET_OVERLAP_MAX.as_secs() == 604_800);
+
 fn target(text: &str, rules: &TargetRules<'_>, faults: &mut Faults) -> Option<TargetUrl> {
     let target = faults.take("/target_url", TargetUrl::parse(text))?;
     let allowed = rules.guard.check_target(&target).map_err(ForbiddenAddress::advice);
@@ -171,6 +222,7 @@ fn target(text: &str, rules: &TargetRules<'_>, faults: &mut Faults) -> Option<Ta
 fn policies(body: Policies, faults: &mut Faults) -> Change {
     Change {
         target: None,
+        secret_key_overlap: None,
         secret_key: field(body.secret_key, "/secret_key", faults, |text| secret_key(&text)),
         description: field(body.description, "/description", faults, description),
         headers: headers(body.headers, faults),
@@ -265,6 +317,11 @@ fn seconds(value: f64, min: Duration, max: Duration) -> Result<Duration, String>
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use posthorn_domain::id::SubscriptionId;
+    use posthorn_domain::rotation::Replaced;
+    use posthorn_domain::subscription::{SigningSecrets, SubscriptionStatus};
     use serde_json::{Value, json};
 
     use super::*;
@@ -284,8 +341,111 @@ mod tests {
     fn change(config: &mut SubscriptionConfig, body: Value) -> Result<(), Problem> {
         let change = with_rules(|rules| Change::check(serde_json::from_value(body).unwrap(), rules))?;
         change.check_against(config)?;
-        change.apply(config);
+        let mut subscription = subscription(config.clone());
+        change.apply(&mut subscription, NOW);
+        *config = subscription.config;
         Ok(())
+    }
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn subscription(config: SubscriptionConfig) -> Subscription {
+        Subscription {
+            id: SubscriptionId(uuid::Uuid::nil()),
+            tenant: Tenant::default(),
+            config,
+            signing: SigningSecrets {
+                current: SigningSecret::from_random([7; 32]),
+                replaced: Replaced::default(),
+            },
+            replaced_keys: Replaced::default(),
+            unreadable: BTreeSet::new(),
+            status: SubscriptionStatus::Active,
+            status_reason: None,
+            version: 1,
+            endpoint_version: 1,
+            retries_version: 1,
+            created_at: NOW,
+            updated_at: NOW,
+        }
+    }
+
+    /// Keys that are taken right after each of some changes, and after half an hour and a day.
+    #[test]
+    fn replaced_keys_are_taken_for_their_time() {
+        let (_, config) = create(&json!({"secret_key": "a"})).unwrap();
+        let start = subscription(config);
+        for (bodies, now, half_an_hour, day) in [
+            (vec![json!({"secret_key": "b"})], "ba", "ba", "b"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key": "c"})], "cba", "cba", "c"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key": "b"})], "ba", "ba", "b"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key": "a"})], "ab", "ab", "a"),
+            (vec![json!({"secret_key": "b"}), json!({"description": "d"})], "ba", "ba", "b"),
+            (vec![json!({"secret_key": "b", "secret_key_overlap_seconds": 900})], "ba", "b", "b"),
+            (vec![json!({"secret_key": "b", "secret_key_overlap_seconds": 604_800})], "ba", "ba", "ba"),
+            (vec![json!({"secret_key": "b", "secret_key_overlap_seconds": 0})], "b", "b", "b"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key_overlap_seconds": 0})], "b", "b", "b"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key_overlap_seconds": 900})], "ba", "b", "b"),
+            (vec![json!({"secret_key": "b"}), json!({"secret_key": null})], "", "", ""),
+            (
+                vec![json!({"secret_key": "b"}), json!({"secret_key": null}), json!({"secret_key": "c"})],
+                "c",
+                "c",
+                "c",
+            ),
+        ] {
+            let mut subscription = start.clone();
+            for body in &bodies {
+                let change =
+                    with_rules(|rules| Change::check(serde_json::from_value(body.clone()).unwrap(), rules))
+                        .unwrap();
+                change.apply(&mut subscription, NOW);
+            }
+            for (after, expected) in [(0, now), (30, half_an_hour), (24 * 60, day)] {
+                let at = NOW.plus(Duration::from_mins(after));
+                let taken: String = subscription.secret_keys(at).map(SecretKey::expose).collect();
+                assert_eq!(taken, expected, "{bodies:?} after {after} min");
+            }
+        }
+    }
+
+    #[test]
+    fn overlaps_have_bounds() {
+        for (seconds, ok) in [(0, true), (604_800, true), (604_801, false)] {
+            let body = json!({"overlap_seconds": seconds});
+            assert_eq!(rotation(serde_json::from_value(body).unwrap()).is_ok(), ok, "{seconds}");
+            let body = json!({"secret_key_overlap_seconds": seconds});
+            assert_eq!(
+                with_rules(|rules| Change::check(serde_json::from_value(body.clone()).unwrap(), rules))
+                    .is_ok(),
+                ok,
+                "{seconds}"
+            );
+        }
+    }
+
+    /// What is set anew can be read again; what is not stays as it is.
+    #[test]
+    fn unreadable_secrets_are_set_anew() {
+        let (_, config) = create(&json!({"secret_key": "a"})).unwrap();
+        let all: BTreeSet<_> = SecretField::ALL.iter().copied().collect();
+        for (body, set) in [
+            (json!({"description": "d"}), &[][..]),
+            (json!({"headers": {}}), &[SecretField::Headers]),
+            (json!({"headers": null}), &[SecretField::Headers]),
+            (json!({"client_certificate": null}), &[SecretField::ClientCertificate]),
+            (json!({"secret_key": "b"}), &[SecretField::SecretKey, SecretField::ReplacedSecretKeys]),
+            (json!({"secret_key": null}), &[SecretField::SecretKey, SecretField::ReplacedSecretKeys]),
+        ] {
+            let mut subscription = Subscription { unreadable: all.clone(), ..subscription(config.clone()) };
+            let change =
+                with_rules(|rules| Change::check(serde_json::from_value(body.clone()).unwrap(), rules))
+                    .unwrap();
+            change.apply(&mut subscription, NOW);
+            let mended: Vec<_> = all.difference(&subscription.unreadable).copied().collect();
+            assert_eq!(mended, set, "{body}");
+            assert_eq!(subscription.replaced_keys, Replaced::default(), "nobody's key is not taken: {body}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ macro_rules! subscription_body {
         #[serde(deny_unknown_fields)]
         pub(in crate::api) struct $name {
             $($own)*
-            /// Guards ingest: events must be signed with it. 1 to 512 bytes; never shown again. Null: events need no signature.
+            /// Guards ingest: events must be signed with it. 1 to 512 bytes; never shown again. Null: events need no signature. One that is replaced is still taken for a while, see `secret_key_overlap_seconds`; `X-Webhook-Signature-256` is by the current one.
             #[serde(default)]
             #[oai(validator(min_length = 1, max_length = 512))]
             pub(super) secret_key: MaybeUndefined<String>,
@@ -99,7 +99,25 @@ subscription_body! {
         #[serde(default, deserialize_with = "not_null")]
         #[oai(validator(max_length = 2048))]
         pub(super) target_url: Option<String>,
+        /// How long the replaced `secret_key` is still taken, in seconds; 86400 where left out, 0: it ends at once, and with it all that were replaced before. Without `secret_key`: those that were replaced end after so long at the latest. With `secret_key` null all end at once.
+        #[serde(default)]
+        #[oai(validator(minimum(value = "0"), maximum(value = "604800")))]
+        pub(super) secret_key_overlap_seconds: Option<u32>,
     }
+}
+
+/// How a signing secret is replaced.
+#[derive(Debug, Default, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+pub(in crate::api) struct SigningSecretRotation {
+    /// The new one: `whsec_` and the base64 of 24 to 64 bytes; a fresh one where left out. That of now: it stays.
+    #[serde(default)]
+    #[oai(validator(max_length = 128, pattern = "^whsec_"))]
+    pub(super) signing_secret: Option<String>,
+    /// How long the replaced one also signs, in seconds; 86400 where left out, 0: it ends at once, and with it all that were replaced before.
+    #[serde(default)]
+    #[oai(validator(minimum(value = "0"), maximum(value = "604800")))]
+    pub(super) overlap_seconds: Option<u32>,
 }
 
 /// See [`SubscriptionCreate`]; not checked yet.

@@ -12,7 +12,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::api::rate_limit::RateLimit;
-use crate::api::words::{CircuitState, OnExhausted, Ordering, StatusReason, SubscriptionStatus, Time};
+use crate::api::words::{
+    CircuitState, OnExhausted, Ordering, SecretField, StatusReason, SubscriptionStatus, Time,
+};
 use crate::clock::Clock;
 use crate::store::{CircuitView, SubscriptionView};
 
@@ -28,7 +30,7 @@ pub(in crate::api) struct Subscription {
     /// A line for people.
     description: Option<String>,
     /// Sent along with each delivery; names in lower case. In lists the values are null, since they may be large:
-    /// the subscription alone shows them.
+    /// the subscription alone shows them. Empty where they cannot be read.
     headers: BTreeMap<String, HeaderText>,
     /// Which deliveries wait for which.
     ordering: Ordering,
@@ -58,6 +60,9 @@ pub(in crate::api) struct Subscription {
     status: SubscriptionStatus,
     /// Why not, where no person wished it.
     status_reason: Option<StatusReason>,
+    /// Which of its secrets the server cannot read; none, as a rule. While there is one its deliveries are held (`paused`, `secrets_unreadable`). It can be set anew, and goes with the subscription; an operator may mend it.
+    #[oai(validator(max_items = 6))]
+    unreadable_secrets: Vec<SecretField>,
     /// Whether its endpoint may be called.
     circuit: Circuit,
     /// When it was created.
@@ -134,6 +139,10 @@ impl Subscription {
         SubscriptionView { subscription, circuit }: SubscriptionView,
         in_flight_limit: u32,
     ) -> Self {
+        let (status, status_reason) = subscription.standing();
+        let unreadable = &subscription.unreadable;
+        let client_certificate_set = subscription.config.client_certificate.is_some()
+            || unreadable.contains(&subscription::SecretField::ClientCertificate);
         let config = subscription.config;
         let max_in_flight = match config.ordering {
             subscription::Ordering::Strict => Some(1),
@@ -156,10 +165,11 @@ impl Subscription {
             retry: RetryPolicy::of(config.retry),
             timeout_seconds: config.timeout.map(|timeout| timeout.as_secs_f64()),
             asymmetric_signature: config.asymmetric_signature,
-            client_certificate_set: config.client_certificate.is_some(),
+            client_certificate_set,
             secret_key_set: config.secret_key.is_some(),
-            status: SubscriptionStatus(subscription.status),
-            status_reason: subscription.status_reason.map(StatusReason),
+            status: SubscriptionStatus(status),
+            status_reason: status_reason.map(StatusReason),
+            unreadable_secrets: subscription.unreadable.into_iter().map(SecretField).collect(),
             circuit: circuit.into(),
             created_at: Time(subscription.created_at),
             updated_at: Time(subscription.updated_at),

@@ -98,7 +98,7 @@ impl Control {
             let mut facts = Facts {
                 status: delivery.status,
                 due: delivery.next_attempt_at,
-                standing: view.subscription.status,
+                standing: view.subscription.standing().0,
                 earlier: None,
                 circuit: match view.circuit.state {
                     CircuitState::Closed => StoredCircuit::Closed,

@@ -7,7 +7,6 @@ use posthorn_domain::circuit::Circuit;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::{self, Health, Outset, Policy, Queued, Ticket};
 use posthorn_domain::limits::RETRY_DELAY_MAX;
-use posthorn_domain::subscription::SubscriptionStatus;
 use ractor::ActorRef;
 use tracing::warn;
 
@@ -24,7 +23,7 @@ pub(super) async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<L
         Some(LaneStart { subscription, health, last }) => {
             let outset = Outset {
                 policy: Policy::of(&subscription.config, &parts.settings.defaults),
-                active: subscription.status == SubscriptionStatus::Active,
+                active: subscription.sends(),
                 health: health_in_lane(&parts, health),
                 last,
             };

@@ -8,7 +8,7 @@ use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::id::{AttemptNumber, Sequence};
 use posthorn_domain::lane::{self, Event, Held, Lane, Policy, Ticket};
 use posthorn_domain::retry::Jitter;
-use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use posthorn_domain::subscription::Subscription;
 use posthorn_domain::time::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 use rand::RngExt as _;
@@ -167,6 +167,11 @@ impl Shell {
         }
     }
 
+    /// Whether nothing is sent since a secret cannot be read.
+    pub(super) fn is_unreadable(&self) -> bool {
+        !self.subscription.unreadable.is_empty()
+    }
+
     /// Reads the subscription again; while an outcome that closes the lane is being recorded, after that.
     fn refresh(&mut self, parts: &Arc<Parts>, myself: &ActorRef<LaneMsg>) {
         if self.closed_by.is_some() {
@@ -195,7 +200,7 @@ impl Shell {
         }
         Event::Changed(lane::Change {
             policy: Policy::of(&self.subscription.config, &parts.settings.defaults),
-            active: self.subscription.status == SubscriptionStatus::Active && !self.has_closed_itself,
+            active: self.subscription.sends() && !self.has_closed_itself,
             fresh_start,
             retries_forgiven,
         })

@@ -91,7 +91,7 @@ async fn an_independent_verifier_agrees() {
         ("at its end", Some((old.clone(), until(0))), false),
         ("after it", Some((old.clone(), until(-1))), false),
     ] {
-        let signing = SigningSecrets { current: new.clone(), previous };
+        let signing = SigningSecrets { current: new.clone(), replaced: Replaced::new(previous) };
         let payload = Bytes::from_static("{\"ä\": 1}".as_bytes());
         let arrived = deliver(Case { signing, payload, at, ..case() }).await;
         assert!(verifies(&new, &arrived), "{case_name}");

@@ -41,6 +41,12 @@ pub struct Model {
     pub client_certificate: Option<String>,
     #[serde(default)]
     pub retries_version: i64,
+    /// JSON: pairs of a secret and its end, those replaced before `previous_signing_secret`.
+    #[serde(default)]
+    pub replaced_signing_secrets: Option<String>,
+    /// JSON: pairs of a key and its end.
+    #[serde(default)]
+    pub replaced_secret_keys: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

@@ -6,12 +6,16 @@
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::time::Timestamp;
-use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, Statement};
+use sea_orm::{
+    ActiveModelTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend, IntoActiveModel as _,
+    Statement,
+};
 
 use super::super::lane_wide::DELETED;
 use super::super::notices::{self, Notice};
 use super::super::stats::{Counts, Writer};
-use super::super::{Error, Store, audit, tx};
+use super::super::{Error, Store, audit, tx, vault};
+use super::live;
 
 /// Deliveries that are ended with the deletion itself: most subscriptions have no more.
 const AT_ONCE: i64 = 100;
@@ -60,13 +64,15 @@ impl Store {
         let now = stamp.at;
         tx::run(self, move |tx| {
             Box::pin(async move {
-                let marked = tx::execute(tx, "UPDATE subscriptions SET deleted_at_ms = $2, version = version + 1, secret_key = NULL, \
-                         headers = '{}', signing_secret = '', previous_signing_secret = NULL, \
-                         previous_signing_until_ms = NULL, client_certificate = NULL, sealed_by = NULL \
-                         WHERE id = $1 AND deleted_at_ms IS NULL", [id.0.into(), now.as_millis().into()]).await?;
-                if marked == 0 {
-                    return Ok(false);
+                let Some(mut row) = tx::locking(tx, live(id)).one(tx).await? else { return Ok(false) };
+                for secret in vault::secrets(&mut row) {
+                    secret.text.erase();
                 }
+                row.previous_signing_until_ms = None;
+                row.sealed_by = None;
+                row.deleted_at_ms = Some(now.as_millis());
+                row.version = row.version.saturating_add(1);
+                row.into_active_model().reset_all().update(tx).await?;
                 // The lane first: no event is accepted once it is gone.
                 tx::execute(tx, "DELETE FROM lanes WHERE subscription_id = $1", [id.0.into()]).await?;
                 tx::execute(tx, "DELETE FROM lane_health WHERE subscription_id = $1", [id.0.into()]).await?;
