@@ -207,7 +207,18 @@ fn null_is_where_it_may_be() {
         ("SubscriptionCreate", &["target_url"][..]),
         ("RateLimit", &["burst", "requests_per_second"]),
         ("DeliveryStatus", &["attempts", "delivery"]),
-        ("Tenant", &["ingest_limit", "max_in_flight", "rate_limit", "tenant"]),
+        (
+            "Tenant",
+            &[
+                "control_limit",
+                "ingest_limit",
+                "max_in_flight",
+                "max_stored_bytes",
+                "max_subscriptions",
+                "rate_limit",
+                "tenant",
+            ],
+        ),
         ("WaitingFor", &["reason", "sequence", "until"]),
         ("Problem", &["detail", "status", "title", "type"]),
     ] {
