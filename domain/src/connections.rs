@@ -108,29 +108,35 @@ pub struct Candidate<I> {
 /// Which `count` of `candidates` give way: each time, of the holder with the most, the one that waits longest.
 #[must_use]
 pub fn give_way<I: Copy + Ord>(candidates: Vec<Candidate<I>>, count: usize) -> Vec<I> {
-    let mut holders: BTreeMap<Holder, (u64, Vec<(Instant, I, u64)>)> = BTreeMap::new();
+    let mut groups: BTreeMap<Holder, Group<I>> = BTreeMap::new();
     for candidate in candidates {
-        let (weight, waiting) = holders.entry(candidate.holder).or_default();
-        *weight = weight.saturating_add(candidate.weight);
+        let group = groups.entry(candidate.holder).or_insert(Group { weight: 0, waiting: Vec::new() });
+        group.weight = group.weight.saturating_add(candidate.weight);
         if let Some(since) = candidate.waits_since {
-            waiting.push((since, candidate.id, candidate.weight));
+            group.waiting.push((since, candidate.id, candidate.weight));
         }
     }
-    let mut holders: Vec<_> = holders.into_values().filter(|(_, waiting)| !waiting.is_empty()).collect();
-    for (_, waiting) in &mut holders {
+    let mut groups: Vec<_> = groups.into_values().filter(|group| !group.waiting.is_empty()).collect();
+    for group in &mut groups {
         // The one that waits longest is the last.
-        waiting.sort_unstable_by(|a, b| b.cmp(a));
+        group.waiting.sort_unstable_by(|a, b| b.cmp(a));
     }
     let mut going = Vec::new();
     while going.len() < count {
-        let most =
-            holders.iter_mut().filter(|(_, waiting)| !waiting.is_empty()).max_by_key(|(weight, _)| *weight);
-        let Some((weight, waiting)) = most else { break };
-        let Some((_, id, of_it)) = waiting.pop() else { break };
-        *weight = weight.saturating_sub(of_it);
+        let some = groups.iter_mut().filter(|group| !group.waiting.is_empty());
+        let Some(most) = some.max_by_key(|group| group.weight) else { break };
+        let Some((_, id, weight)) = most.waiting.pop() else { break };
+        most.weight = most.weight.saturating_sub(weight);
         going.push(id);
     }
     going
+}
+
+/// What one holder has.
+struct Group<I> {
+    weight: u64,
+    /// Those that could give way: since when they wait, which, and how much they hold.
+    waiting: Vec<(Instant, I, u64)>,
 }
 
 #[cfg(test)]

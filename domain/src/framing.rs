@@ -166,7 +166,7 @@ impl Head {
     const fn body(&self) -> State {
         match self.length {
             _ if self.malformed => State::Lost,
-            _ if self.chunked => State::Size(Size { line: EMPTY_LINE, size: 0, read: false }),
+            _ if self.chunked => State::Size(Size { line: EMPTY_LINE, bytes: 0, read: false }),
             Some(length) if length > 0 => State::Length(length),
             _ => State::Head(Head {
                 line: EMPTY_LINE,
@@ -186,7 +186,7 @@ const EMPTY_LINE: Line = Line { bytes: 0, after_cr: false };
 #[derive(Clone, Copy, Debug)]
 struct Size {
     line: Line,
-    size: u64,
+    bytes: u64,
     /// Whether the size has ended; extensions may follow it.
     read: bool,
 }
@@ -196,17 +196,17 @@ impl Size {
         match self.line.step(byte) {
             Step::BareLf => Err(BareLf),
             Step::Ends { empty: true } => Ok(Some(State::Lost)),
-            Step::Ends { empty: false } if self.size == 0 => Ok(Some(State::Trailers(Line::default()))),
-            Step::Ends { empty: false } => Ok(Some(State::Chunk(self.size.saturating_add(2)))),
+            Step::Ends { empty: false } if self.bytes == 0 => Ok(Some(State::Trailers(Line::default()))),
+            Step::Ends { empty: false } => Ok(Some(State::Chunk(self.bytes.saturating_add(2)))),
             Step::Within => {
                 let digit = char::from(byte).to_digit(16).filter(|_| !self.read);
                 let Some(digit) = digit else {
                     self.read = true;
                     return Ok(None);
                 };
-                let size = self.size.checked_mul(16).and_then(|size| size.checked_add(u64::from(digit)));
+                let size = self.bytes.checked_mul(16).and_then(|size| size.checked_add(u64::from(digit)));
                 let Some(size) = size else { return Ok(Some(State::Lost)) };
-                self.size = size;
+                self.bytes = size;
                 Ok(None)
             }
         }
@@ -231,7 +231,7 @@ impl Framing {
                     if *left == 0 {
                         self.0 = match self.0 {
                             State::Chunk(_) => {
-                                State::Size(Size { line: Line::default(), size: 0, read: false })
+                                State::Size(Size { line: Line::default(), bytes: 0, read: false })
                             }
                             _ => State::default(),
                         };
