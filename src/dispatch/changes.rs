@@ -24,8 +24,9 @@ const RUNNING_MAX: usize = 8;
 const RUNNING_OF_TENANT_MAX: usize = 2;
 /// Requests for changes on this node, those that wait included.
 const ASKED_MAX: usize = 2048;
-/// Those of one tenant: what SQLite does in half a second.
-const ASKED_OF_TENANT_MAX: usize = 64;
+/// Those of one tenant: an eighth, so that several tenants at once leave room for others. They only wait, and change
+/// two at a time.
+const ASKED_OF_TENANT_MAX: usize = 256;
 /// How long a change waits for its permit before the store counts as not available.
 const PATIENCE: Duration = Duration::from_secs(5);
 
