@@ -78,7 +78,6 @@ impl App {
         };
         let store = Store::connect(&store_settings(config)).await?;
         store.check_version().await?;
-        info!(database = store.describe().await?, "the database answers");
         let lock = store.lock_instance().await?;
         if let Err(error) = store.check_durability().await {
             match config.profile {
@@ -144,6 +143,7 @@ impl App {
             let stop = async { _ = stop.await };
             api::server::serve(serving, listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
         }));
+        info!(database = store.describe().await?, "the database answers");
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
         Ok(Self { address, dispatch, server, stop_serving, store, lock })
     }
