@@ -251,7 +251,7 @@ impl Subscriptions {
         body: OptionalJson<SigningSecretRotation>,
     ) -> Result<Json<SigningSecret>, Problem> {
         let id = self.own(&caller, id.0).await?;
-        let (new, overlap) = check::rotation(body.0.unwrap_or_default())?;
+        let (new, overlap) = check::rotation(&body.0.unwrap_or_default())?;
         secret(self.control.rotate_signing_secret(caller.actor(), id, new, overlap).await?)
     }
 

@@ -155,15 +155,12 @@ impl Vault {
         let (mut closed, mut unreadable) = (BTreeSet::new(), BTreeSet::new());
         for Secret { column, field, text } in secrets(&mut row) {
             let Some(text) = text.get() else { continue };
-            match open(&context(column, id), text) {
-                Some((opened, key)) => {
-                    is_current &= key.map(|key| &*key.id) == current;
-                    *text = opened;
-                }
-                None => {
-                    closed.insert(column.as_str().to_owned());
-                    unreadable.insert(field);
-                }
+            if let Some((opened, key)) = open(&context(column, id), text) {
+                is_current &= key.map(|key| &*key.id) == current;
+                *text = opened;
+            } else {
+                closed.insert(column.as_str().to_owned());
+                unreadable.insert(field);
             }
         }
         Opened { row, closed, unreadable, is_current }

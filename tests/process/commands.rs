@@ -52,7 +52,7 @@ async fn the_start_names_the_database(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let log = posthorn.log().join("\n");
     let name = if backend == Backend::Sqlite { "SQLite " } else { "PostgreSQL " };
-    let version = log.split_once(name).map(|(_, rest)| rest).unwrap_or_else(|| panic!("{name}: {log}"));
+    let version = log.split_once(name).unwrap_or_else(|| panic!("{name}: {log}")).1;
     let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
     let version: [u32; 2] = std::array::from_fn(|_| numbers.next().unwrap_or(0));
     assert!(version >= [if backend == Backend::Sqlite { 3 } else { 10 }, 0], "{log}");

@@ -44,7 +44,7 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-async fn start(limits: Limits, drain_time: Duration) -> Running {
+fn start(limits: Limits, drain_time: Duration) -> Running {
     let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
@@ -77,7 +77,7 @@ async fn read_all(mut stream: TcpStream) -> String {
 /// The answer comes although the client is still sending, slower than it is refused.
 #[tokio::test]
 async fn who_is_refused_while_sending_hears_why() {
-    let running = start(limits(), PATIENCE).await;
+    let running = start(limits(), PATIENCE);
     for _ in 0..20 {
         let mut stream =
             send(running.address, b"POST /refuse HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n")
@@ -93,7 +93,7 @@ async fn who_is_refused_while_sending_hears_why() {
 
 #[tokio::test]
 async fn malformed_heads_never_make_two_requests() {
-    let server = start(limits(), PATIENCE).await;
+    let server = start(limits(), PATIENCE);
     let hidden = "0\r\n\r\nPOST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
     let long = format!("x: {}\r\n", "y".repeat(200_000));
     let many = "x: y\r\n".repeat(101);
@@ -129,7 +129,7 @@ async fn heads_have_a_time() {
     let brief = Duration::from_millis(200);
     let limits = limits();
     let times = Times { head: brief, idle: brief, ..limits.times };
-    let server = start(Limits { times, ..limits }, PATIENCE).await;
+    let server = start(Limits { times, ..limits }, PATIENCE);
     for bytes in [&b""[..], b"GET /slow HT", b"GET /slow HTTP/1.1\r\nhost: a\r\nx: "] {
         assert_eq!(read_all(send(server.address, bytes).await).await, "");
     }
@@ -143,7 +143,7 @@ async fn heads_have_a_time() {
 async fn idle_connections_stay_open() {
     let limits = limits();
     let times = Times { head: Duration::from_millis(200), ..limits.times };
-    let server = start(Limits { times, ..limits }, PATIENCE).await;
+    let server = start(Limits { times, ..limits }, PATIENCE);
     let request = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nhi";
     let mut stream = send(server.address, request).await;
     for _ in 0..2 {
@@ -168,7 +168,7 @@ fn capped(all: usize) -> Limits {
 
 #[tokio::test]
 async fn at_the_cap_the_one_that_waits_longest_gives_way() {
-    let server = start(capped(2), PATIENCE).await;
+    let server = start(capped(2), PATIENCE);
     let first = send(server.address, b"").await;
     sleep(Duration::from_millis(50)).await;
     let second = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
@@ -181,7 +181,7 @@ async fn at_the_cap_the_one_that_waits_longest_gives_way() {
 
 #[tokio::test]
 async fn while_all_are_served_newcomers_wait() {
-    let server = start(capped(1), PATIENCE).await;
+    let server = start(capped(1), PATIENCE);
     let request = b"GET /slow HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     let first = send(server.address, request).await;
     sleep(Duration::from_millis(50)).await;
@@ -197,7 +197,7 @@ async fn answers_are_taken_at_a_least_rate() {
     let grace = Duration::from_millis(500);
     let answer = Pace { bytes_per_second: 8 << 20, grace, silence: Duration::from_secs(30) };
     let times = Times { answer, ..limits.times };
-    let server = start(Limits { times, ..limits }, PATIENCE).await;
+    let server = start(Limits { times, ..limits }, PATIENCE);
     let request = b"GET /large HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
     assert!(read_all(send(server.address, request).await).await.len() > LARGE);
     let mut slowly = send(server.address, request).await;
@@ -223,7 +223,7 @@ async fn bursts_wait_in_the_systems_queue() {
 
 #[tokio::test]
 async fn requests_in_flight_end_before_the_server_does() {
-    let server = start(limits(), PATIENCE).await;
+    let server = start(limits(), PATIENCE);
     let idle = send(server.address, b"").await;
     let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
@@ -236,7 +236,7 @@ async fn requests_in_flight_end_before_the_server_does() {
 
 #[tokio::test]
 async fn draining_ends_in_time() {
-    let server = start(limits(), Duration::from_millis(50)).await;
+    let server = start(limits(), Duration::from_millis(50));
     let busy = send(server.address, b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await;
     sleep(Duration::from_millis(100)).await;
     server.stop.send(()).unwrap();

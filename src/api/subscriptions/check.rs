@@ -186,7 +186,7 @@ impl RetryChange {
 }
 
 /// The secret that is to sign from now on, where one is given, and how long the one before does.
-pub(super) fn rotation(body: SigningSecretRotation) -> Result<(Option<SigningSecret>, Duration), Problem> {
+pub(super) fn rotation(body: &SigningSecretRotation) -> Result<(Option<SigningSecret>, Duration), Problem> {
     let mut faults = Faults::default();
     let secret = body.signing_secret.as_deref().map(SigningSecret::parse);
     let secret = secret.and_then(|secret| faults.take("/signing_secret", secret));
@@ -413,7 +413,7 @@ mod tests {
     fn overlaps_have_bounds() {
         for (seconds, ok) in [(0, true), (604_800, true), (604_801, false)] {
             let body = json!({"overlap_seconds": seconds});
-            assert_eq!(rotation(serde_json::from_value(body).unwrap()).is_ok(), ok, "{seconds}");
+            assert_eq!(rotation(&serde_json::from_value(body).unwrap()).is_ok(), ok, "{seconds}");
             let body = json!({"secret_key_overlap_seconds": seconds});
             assert_eq!(
                 with_rules(|rules| Change::check(serde_json::from_value(body.clone()).unwrap(), rules))
