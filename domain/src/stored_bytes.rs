@@ -202,7 +202,7 @@ mod tests {
     fn a_count_gets_old_and_one_that_fails_changes_nothing() {
         let now = Instant::now();
         let mut stored = counted(900, now);
-        assert!(!stored.is_old(now + COUNTED_EVERY - secs(1)));
+        assert!(!stored.is_old(now + COUNTED_EVERY.saturating_sub(secs(1))));
         assert!(stored.is_old(now + COUNTED_EVERY));
         stored.count_begins(now + COUNTED_EVERY);
         assert!(!stored.is_old(now + COUNTED_EVERY) && !stored.is_idle());
