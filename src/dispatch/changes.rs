@@ -20,15 +20,15 @@ use crate::store::Error;
 /// Changes under way on this node: fewer than the connections that serve everything but the hot paths, so that reads
 /// find one.
 const RUNNING_MAX: usize = 8;
-/// Changes of one tenant under way: one that is committed and one that is prepared.
-const RUNNING_OF_TENANT_MAX: usize = 2;
+/// Changes of one tenant under way: half, so that another tenant finds room at once.
+const RUNNING_OF_TENANT_MAX: usize = 4;
 /// Requests for changes on this node, those that wait included.
 const ASKED_MAX: usize = 2048;
 /// Those of one tenant: an eighth, so that several tenants at once leave room for others. They only wait, and change
-/// two at a time.
+/// four at a time.
 const ASKED_OF_TENANT_MAX: usize = 256;
 /// How long a change waits for its permit before the store counts as not available.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
