@@ -19,7 +19,7 @@ on_both_databases!(
     activity_costs_little_and_is_the_tenants
 );
 
-const ADMIN: &str = "an admin key for this test";
+const ADMIN: &str = "4f9c1e77a2b84d03956ed7c81fb2a60e";
 const MEMORY_MAX: u64 = 400 * 1024 * 1024;
 const TARGET: &str = "http://127.0.0.1:9/hook";
 const CALLS: usize = 60;
