@@ -68,7 +68,7 @@ const CONTENT_TYPE_BYTES_MAX: usize = 255;
 
 /// Longer than it takes to look a subscription up and compute its signature, nearly always; too short for anybody to
 /// mind who is refused.
-const NOT_PROVED_STEP: Duration = Duration::from_millis(10);
+const NOT_PROVED_STEP: Duration = Duration::from_millis(50);
 
 pub(super) struct Ingest {
     pub(super) control: Control,
