@@ -29,7 +29,7 @@ async fn a_deleted_backlog_holds_nobody_up(backend: Backend) {
     let last = posthorn
         .database
         .rows(&format!(
-            "SELECT id, 0, 0, sequence FROM webhook_deliveries WHERE status < 3 AND sequence = {BACKLOG}"
+            "SELECT id, sequence, sequence, sequence FROM webhook_deliveries WHERE status < 3 AND sequence = {BACKLOG}"
         ))
         .await[0]
         .0;
