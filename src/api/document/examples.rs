@@ -72,7 +72,7 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
             "certificate": "-----BEGIN CERTIFICATE-----\n…\n-----END CERTIFICATE-----\n",
             "private_key": "-----BEGIN PRIVATE KEY-----\n…\n-----END PRIVATE KEY-----\n",
         }),
-        "SigningSecretRotation" => json!({ "signing_secret": SIGNING_SECRET, "overlap_seconds": 3600 }),
+        "SigningSecretRotation" => json!({ "overlap_seconds": 3600 }),
         "SigningSecret" => json!({ "signing_secret": SIGNING_SECRET }),
         "AcceptedDelivery" => json!({ "delivery_id": DELIVERY, "status": "pending" }),
         "ReplayedDelivery" => json!({ "delivery_id": DELIVERY }),

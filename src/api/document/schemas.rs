@@ -13,6 +13,7 @@ use crate::api::problem::ProblemBody;
 
 /// What clients send. Everything else is sent to them.
 const REQUESTS: &[&str] = &[
+    "SigningSecretRotation",
     "SubscriptionCreate",
     "SubscriptionUpdate",
     "TenantUpdate",
