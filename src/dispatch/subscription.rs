@@ -41,19 +41,53 @@ const LINGERING_UP_TO: usize = 4096;
 
 pub(super) struct SubscriptionActor;
 
+/// What was told before the subscription was read, and may have happened after it was read.
+#[derive(Default)]
+struct Early {
+    changed: Option<Arc<Subscription>>,
+    /// Deliveries up to this number are there. A first page that is full would not look beyond what was there
+    /// when the subscription was read.
+    last: Option<Sequence>,
+    /// The subscription has this version, at least.
+    version: i64,
+    /// Somebody else changed it.
+    refresh: bool,
+}
+
 pub(super) struct State {
     id: SubscriptionId,
     parts: Arc<Parts>,
     /// Messages from the dispatcher so far; with its own count it knows whether one is under way.
     seen: u64,
     shell: Option<Shell>,
-    /// A change that came before the subscription was read, which may have been read before it.
-    early: Option<Arc<Subscription>>,
+    /// What came before the subscription was read.
+    early: Early,
     /// For the gate, once there is one.
     invitation: Option<Invitation>,
     closed: bool,
     /// Reading what the lane needs; ends with the actor.
     reading: Option<AbortOnDropHandle<()>>,
+}
+
+impl Early {
+    fn note(&mut self, message: LaneMsg) {
+        match message {
+            LaneMsg::Changed(after) => {
+                if self.changed.as_ref().is_none_or(|known| known.version < after.version) {
+                    self.changed = Some(after);
+                }
+            }
+            LaneMsg::Accepted(queued) => self.last = self.last.max(Some(queued.ticket.sequence)),
+            LaneMsg::Stored(last) => self.last = self.last.max(Some(last)),
+            LaneMsg::Found(last, version) => {
+                self.last = self.last.max(Some(last));
+                self.version = self.version.max(version);
+            }
+            LaneMsg::Refresh => self.refresh = true,
+            // What is read from here on, the lane's pages, shows what these did.
+            _ => {}
+        }
+    }
 }
 
 impl Actor for SubscriptionActor {
@@ -72,7 +106,7 @@ impl Actor for SubscriptionActor {
             parts,
             seen: 0,
             shell: None,
-            early: None,
+            early: Early::default(),
             invitation,
             closed: false,
             reading: Some(reading),
@@ -95,9 +129,7 @@ impl Actor for SubscriptionActor {
                     shell.lane.handle(event, now);
                 }
             }
-            (LaneMsg::Changed(after), None) => state.keep_early(after),
-            // Before it is open, whatever else happens is read with the lane's first page.
-            (_, None) => {}
+            (message, None) => state.early.note(message),
         }
         state.drive(&myself)
     }
@@ -138,15 +170,18 @@ impl State {
             return;
         };
         self.shell = Some(Shell::new(&self.parts, myself, opened, self.invitation.take()));
-        if let (Some(shell), Some(after)) = (&mut self.shell, self.early.take()) {
+        let Some(shell) = &mut self.shell else { return };
+        let Early { changed, last, version, refresh } = std::mem::take(&mut self.early);
+        let now = Instant::now();
+        if let Some(after) = changed {
             let event = shell.changed(&self.parts, after);
-            shell.lane.handle(event, Instant::now());
+            shell.lane.handle(event, now);
         }
-    }
-
-    fn keep_early(&mut self, after: Arc<Subscription>) {
-        if self.early.as_ref().is_none_or(|early| early.version < after.version) {
-            self.early = Some(after);
+        let found = last.map(|last| LaneMsg::Found(last, version));
+        for message in found.into_iter().chain(refresh.then_some(LaneMsg::Refresh)) {
+            if let Some(event) = shell.take_in(&self.parts, message, now, myself) {
+                shell.lane.handle(event, now);
+            }
         }
     }
 

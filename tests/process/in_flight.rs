@@ -1,5 +1,6 @@
 //! How many requests go to one endpoint at once, where nobody gave a number.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::ordering::open_at_once;
@@ -10,7 +11,8 @@ use crate::support::{Backend, Gate, Posthorn, Receiver, Reply, on_both_databases
 on_both_databases!(
     more_for_an_endpoint_that_bears_more,
     fewer_for_one_that_has_too_much_to_do,
-    a_given_number_is_kept
+    a_given_number_is_kept,
+    what_comes_while_a_lane_opens_is_sent
 );
 
 const START: u64 = 8;
@@ -73,4 +75,19 @@ async fn a_given_number_is_kept(backend: Backend) {
     assert_eq!(limit(&client.subscription(&id).await), 5);
     assert_eq!(open_at_once(&receiver.requests()), 5);
     gate.open();
+}
+
+/// Each subscription's first events come at once: its lane is opened by the first of them, and more than its first page
+/// holds are stored while it reads.
+async fn what_comes_while_a_lane_opens_is_sent(backend: Backend) {
+    const SUBSCRIPTIONS: usize = 60;
+    const EVENTS: usize = 20;
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let receiver = Receiver::always(Reply::status(200)).await;
+    for index in 0..SUBSCRIPTIONS {
+        let id = client.subscribe(&receiver.url("/"), json!({"ordering": "none"})).await.id;
+        join_all((0..EVENTS).map(|event| client.ingest(&id, json!(event)))).await;
+        receiver.arrived((index + 1) * EVENTS).await;
+    }
 }
