@@ -170,6 +170,7 @@ impl Status {
     /// To a tenant's key: what is that tenant's; where that takes long to count, as counted some ten times as long ago.
     #[oai(path = "/status/stats", method = "get", operation_id = "getSystemStats", tag = "Tag::Status")]
     async fn stats(&self, caller: Caller) -> Result<Json<SystemStats>, Problem> {
+        let _turn = self.control.read(caller.payer()).await?;
         let stats = match caller.scope() {
             Scope::All => self.control.stats(None).await?,
             Scope::Tenant(own) => self.control.stats(Some(own)).await?,
@@ -189,7 +190,7 @@ impl Status {
         limit: Query<Option<i64>>,
     ) -> Result<Json<Vec<ActivityItem>>, Problem> {
         let limit = check_limit(limit.0, ACTIVITY_LIMIT_DEFAULT)?;
-        let store = self.control.store();
+        let store = self.control.read(caller.payer()).await?;
         let items = match caller.scope() {
             Scope::All => store.activity(limit).await?,
             Scope::Tenant(own) => store.activity_of_tenant(own, limit).await?,

@@ -17,15 +17,14 @@ use super::ingest_writer::RETRY_AFTER;
 use super::tenants::TenantState;
 use crate::store::Error;
 
-/// Changes under way on this node: fewer than the connections that serve everything but the hot paths, so that reads
-/// find one.
-const RUNNING_MAX: usize = 8;
+/// Changes under way on this node: fewer than the store's transactions, so that housekeeping finds room.
+const RUNNING_MAX: usize = 6;
 /// Changes of one tenant under way: half, so that another tenant finds room at once.
-const RUNNING_OF_TENANT_MAX: usize = 4;
+const RUNNING_OF_TENANT_MAX: usize = 3;
 /// Requests for changes on this node, those that wait included.
 const ASKED_MAX: usize = 2048;
 /// Those of one tenant: an eighth, so that several tenants at once leave room for others. They only wait, and change
-/// four at a time.
+/// three at a time.
 const ASKED_OF_TENANT_MAX: usize = 256;
 /// How long a change waits for its permit before the store counts as not available.
 const PATIENCE: Duration = Duration::from_secs(10);

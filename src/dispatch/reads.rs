@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::store::Store;
 
-/// Reads at once; half of the connections for whatever comes.
-const AT_ONCE: usize = 6;
+/// Reads at once: with the transactions that the store lets run, as many as there are connections for whatever comes.
+const AT_ONCE: usize = 4;
 /// Of one tenant: another finds room at once.
 const OF_ONE_TENANT: usize = AT_ONCE / 2;
 /// Reads that wait, in all and of one tenant.

@@ -18,9 +18,9 @@ use tokio::sync::Semaphore;
 
 use super::{Error, Store};
 
-/// Transactions under way at once, those whose caller has left included: somewhat more than there are connections
-/// for them.
-const TRANSACTIONS_MAX: usize = 16;
+/// Transactions under way at once, those whose caller has left included: they leave a third of the connections for
+/// whatever comes to reads.
+const TRANSACTIONS_MAX: usize = 8;
 
 /// How long a caller waits for a transaction; the transaction itself goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
