@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Proxy;
+use crate::support::server::ADMIN_KEY;
 use crate::support::{Answer, Backend, Client, Posthorn, Receiver, Reply, eventually, on_both_databases};
 
 on_both_databases!(hops_travel_and_are_kept, a_loop_ends, the_own_ingest_is_no_target);
@@ -71,7 +72,8 @@ async fn a_loop_ends(backend: Backend) {
 }
 
 async fn the_own_ingest_is_no_target(backend: Backend) {
-    let posthorn = Posthorn::start(backend).await;
+    // With a key: without one, names other than localhost are not served.
+    let posthorn = Posthorn::start_with(backend, &[(ADMIN_KEY, "4f9c1e77a2b84d03956ed7c81fb2a60e")]).await;
     let client = posthorn.client();
     let port = posthorn.address().port();
     let id = client.subscribe(&format!("http://127.0.0.1:{port}/hook"), json!({})).await.id;

@@ -57,6 +57,7 @@ mod ordering;
 mod outage;
 mod output;
 mod pace;
+mod reads;
 mod receiver_headers;
 mod retention;
 mod retries;

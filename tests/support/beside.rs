@@ -1,12 +1,17 @@
 //! What a tenant notices of another one: its times beside the other against its times alone, in the same run.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// What a machine that is busy with other tests may add.
-const SLACK: Duration = Duration::from_millis(50);
+use serde_json::json;
 
-/// The median beside is at most twice that alone, and the 99th of a hundred at most five times; or within what a
-/// busy machine adds.
+use super::Client;
+
+/// What is allowed in any case. Without optimisation the attack, the server and whoever measures use up two cores among
+/// them, so that only a release build is held to what is promised.
+pub(crate) const ALLOWED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
+
+/// The median beside is at most twice that alone, and the 99th of a hundred at most five times; or within what is
+/// allowed in any case.
 pub(crate) fn is_unnoticed(what: &str, alone: &[Duration], beside: &[Duration]) {
     let at = |times: &[Duration], percent: usize| {
         let mut times = times.to_vec();
@@ -17,8 +22,19 @@ pub(crate) fn is_unnoticed(what: &str, alone: &[Duration], beside: &[Duration]) 
     let (most, most_beside) = (at(alone, 99), at(beside, 99));
     println!("{what}: median {median:?} alone, {median_beside:?} beside; p99 {most:?} and {most_beside:?}");
     assert!(
-        median_beside <= (2 * median).max(SLACK),
+        median_beside <= (2 * median).max(ALLOWED),
         "{what}: median {median:?} alone, {median_beside:?} beside"
     );
-    assert!(most_beside <= (5 * most).max(SLACK), "{what}: p99 {most:?} alone, {most_beside:?} beside");
+    assert!(most_beside <= (5 * most).max(ALLOWED), "{what}: p99 {most:?} alone, {most_beside:?} beside");
+}
+
+/// How long each of so many events took to be accepted, one after the other; none is refused.
+pub(crate) async fn ingest(client: &Client, id: &str, events: usize) -> Vec<Duration> {
+    let mut times = Vec::with_capacity(events);
+    for event in 0..events {
+        let began = Instant::now();
+        client.post_json(format!("/ingest/{id}"), json!(event)).await.expect(202);
+        times.push(began.elapsed());
+    }
+    times
 }
