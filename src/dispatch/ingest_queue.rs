@@ -19,7 +19,7 @@ const BOUNDS: Bounds = Bounds {
     queue: Load { events: 4096, bytes: 64 * 1024 * 1024 },
     // Whoever comes while a batch is written waits for all of it, so its bytes are what the database writes in some
     // milliseconds: 512 events of 2 KiB.
-    batch: Load { events: 512, bytes: 1024 * 1024 },
+    batch: Load { events: 512, bytes: 512 * 1024 },
 };
 
 /// An event on its way in, with the client that waits for the answer.
