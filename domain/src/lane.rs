@@ -90,6 +90,7 @@ impl Lane {
             Event::Finished { sequence, verdict, took, jitter } => {
                 self.finished(sequence, verdict, took, jitter, now);
             }
+            Event::Withdrawn { sequence } => self.withdrawn(sequence, now),
             Event::Recorded { sequence } => self.recorded(sequence),
             Event::Skipped { sequence } => self.window.skipped(sequence),
             Event::RetryNow { sequence } => self.window.retry_now(sequence, now),
@@ -312,13 +313,22 @@ impl Lane {
     }
 
     /// Whether anything may be sent, as far as the subscription is concerned.
-    fn may_send(&self) -> bool {
+    #[must_use]
+    pub fn may_send(&self) -> bool {
         self.active && self.closing.is_none()
     }
 
     /// Whether an outcome has to be recorded before anything can start.
     fn is_full(&self) -> bool {
         self.window.is_draining() || self.window.in_flight() >= self.concurrency.limit()
+    }
+
+    fn withdrawn(&mut self, sequence: Sequence, now: Instant) {
+        let Some(flying) = self.window.flying(sequence) else { return };
+        if flying.flight.probe {
+            self.health.circuit = self.health.circuit.without_probe(now);
+        }
+        self.window.withdrawn(sequence);
     }
 
     fn recorded(&mut self, sequence: Sequence) {

@@ -190,6 +190,19 @@ impl Window {
         }
     }
 
+    /// It stands where it stood before it was started.
+    pub(super) fn withdrawn(&mut self, sequence: Sequence) {
+        let Some(entry) = self.entries.get_mut(&sequence) else { return };
+        entry.phase = Phase::Idle;
+        if entry.ended {
+            self.remove(sequence);
+        } else {
+            self.settle(sequence);
+        }
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.reorder_when_quiet();
+    }
+
     pub(super) fn recorded(&mut self, sequence: Sequence) {
         let Some(entry) = self.entries.get_mut(&sequence) else { return };
         let Phase::Recording(next) = entry.phase else { return };

@@ -113,6 +113,11 @@ pub enum Event {
         /// A fresh draw; it moves the retry, and the probe where the circuit opens.
         jitter: Jitter,
     },
+    /// A request that was about to go was not made after all; nothing is counted.
+    Withdrawn {
+        /// Of which delivery.
+        sequence: Sequence,
+    },
     /// The outcome of a request is committed.
     Recorded {
         /// Of which delivery.

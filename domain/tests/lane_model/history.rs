@@ -27,6 +27,8 @@ pub(super) enum Step {
         verdict: Verdict,
         jitter: i16,
     },
+    /// A request was not made after all.
+    Withdraw(usize),
     /// The first of what is to be recorded is committed.
     Commit,
     /// The lane hears of a committed record.
@@ -108,6 +110,7 @@ fn step(burst_max: usize) -> impl Strategy<Value = Step> {
         12 => nth().prop_map(Step::Deliver),
         16 => (nth(), verdict(), any::<i16>())
             .prop_map(|(nth, verdict, jitter)| Step::End { nth, verdict, jitter }),
+        2 => nth().prop_map(Step::Withdraw),
         8 => Just(Step::Commit),
         8 => nth().prop_map(Step::Recorded),
         6 => Just(Step::Read),

@@ -159,6 +159,15 @@ impl Reference {
         Ended { flight, verdict, before }
     }
 
+    /// A request was not made: all is as before its start.
+    pub(super) fn withdrawn(&mut self, flight: Flight, now: Instant) {
+        self.wished.insert(flight.sequence);
+        if flight.probe && flight.target == self.target {
+            self.pulse.probing = false;
+            self.pulse.open = self.pulse.open.map(|(_, cool_down)| (now, cool_down));
+        }
+    }
+
     /// What the lane makes of a request's end.
     pub(super) fn records(
         &mut self,

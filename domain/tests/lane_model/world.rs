@@ -98,6 +98,7 @@ impl World {
             Step::Accept { key, count, node } => self.accept(*key, *count, *node),
             Step::Deliver(nth) => self.deliver(*nth),
             Step::End { nth, verdict, jitter } => self.end(*nth, *verdict, *jitter),
+            Step::Withdraw(nth) => self.withdraw(*nth),
             Step::Commit => self.commit(),
             Step::Recorded(nth) => self.recorded(*nth),
             Step::Read => self.read(),
@@ -207,6 +208,13 @@ impl World {
         let took = Duration::from_millis(20);
         self.tell(Event::Finished { sequence: flight.sequence, verdict, took, jitter });
         assert!(self.ended.is_none(), "the end of {} is not recorded", flight.sequence);
+    }
+
+    fn withdraw(&mut self, nth: usize) {
+        let Some(at) = nth.checked_rem(self.flying.len()) else { return };
+        let flight = self.flying.remove(at);
+        self.reference.withdrawn(flight, self.now);
+        self.tell(Event::Withdrawn { sequence: flight.sequence });
     }
 
     fn commit(&mut self) {
