@@ -194,8 +194,9 @@ impl From<ReadsBusy> for Problem {
 impl From<store::Error> for Problem {
     fn from(error: store::Error) -> Self {
         match error {
-            store::Error::Unavailable(cause) => {
-                tracing::warn!(%cause, "store unavailable");
+            // The store itself tells when an outage begins and ends.
+            store::Error::Unavailable(cause) | store::Error::SessionLost(cause) => {
+                tracing::debug!(%cause, "store unavailable");
                 Self::store_unavailable(STORE_RETRY_AFTER)
             }
             store::Error::OutcomeUnknown(cause) | store::Error::SyncFailed(cause) => {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use posthorn_domain::cluster::{Epoch, Slot, Standing, share};
@@ -13,7 +14,7 @@ use posthorn_domain::id::NodeId;
 use posthorn_domain::time::Timestamp;
 use tokio::sync::{Mutex, Notify, mpsc};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use uuid::Uuid;
 
 use super::Parts;
@@ -27,6 +28,8 @@ const LOOK: Duration = Duration::from_secs(1);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Leases are renewed so many times before they would be over.
 const RENEWALS: u32 = 3;
+/// Slots that cannot be taken for so long are told of: whoever hands one over needs a moment.
+const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// This node, as the others know it, and what its worker is told.
 pub(super) struct Membership {
@@ -36,6 +39,8 @@ pub(super) struct Membership {
     drained: mpsc::UnboundedSender<Slot>,
     inbox: Arc<Mutex<mpsc::UnboundedReceiver<Slot>>>,
     look: Notify,
+    /// Slots that are nobody's and cannot be taken.
+    stuck: AtomicUsize,
     /// Told to go, and gone.
     leaving: tokio::sync::watch::Sender<bool>,
     left: tokio::sync::watch::Sender<bool>,
@@ -52,6 +57,7 @@ impl Membership {
             drained,
             inbox: Arc::new(Mutex::new(inbox)),
             look: Notify::new(),
+            stuck: AtomicUsize::new(0),
             leaving: tokio::sync::watch::Sender::new(false),
             left: tokio::sync::watch::Sender::new(false),
         }
@@ -60,6 +66,11 @@ impl Membership {
     /// No lane of a slot that was to be handed over is left.
     pub(super) fn drained(&self, slot: Slot) {
         let _ = self.drained.send(slot);
+    }
+
+    /// How many slots no node may send for, though it tried to take them.
+    pub(super) fn stuck(&self) -> usize {
+        self.stuck.load(Ordering::Relaxed)
     }
 
     /// Something about nodes or slots changed.
@@ -112,7 +123,7 @@ pub(super) async fn run(parts: Arc<Parts>) {
         return stay_alone(&parts).await;
     }
     let mut inbox = Arc::clone(&parts.membership.inbox).lock_owned().await;
-    let mut member = Member { parts: &parts, beaten: None, handing_over: BTreeSet::new() };
+    let mut member = Member { parts: &parts, beaten: None, handing_over: BTreeSet::new(), stuck_since: None };
     loop {
         member.step().await;
         tokio::select! {
@@ -144,13 +155,15 @@ struct Member<'parts> {
     beaten: Option<(Instant, bool)>,
     /// Slots whose lanes are finishing.
     handing_over: BTreeSet<Slot>,
+    /// Since when there are slots that cannot be taken.
+    stuck_since: Option<Instant>,
 }
 
 impl Member<'_> {
     async fn step(&mut self) {
         let leases = &self.parts.leases;
         if let Err(error) = self.renew_and_balance().await {
-            warn!(%error, "the other nodes could not be looked at");
+            debug!(%error, "the other nodes could not be looked at");
         }
         if leases.standing(Instant::now()) == Standing::Over {
             let held = leases.held();
@@ -187,6 +200,12 @@ impl Member<'_> {
             if !taken.is_empty() {
                 info!(taken = taken.len(), held = held.len() + taken.len(), "took slots");
             }
+            let without_owner = cluster.slots.iter().filter(|holder| holder.node.is_none()).count();
+            self.look_at_stuck(
+                without_owner.saturating_sub(taken.len()).min(target - held.len() - taken.len()),
+            );
+        } else {
+            self.look_at_stuck(0);
         }
         if membership.is_leaving() && held.is_empty() && !*membership.left.borrow() {
             self.parts.store.forget_node(membership.node).await?;
@@ -194,6 +213,26 @@ impl Member<'_> {
             membership.left.send_replace(true);
         }
         Ok(())
+    }
+
+    /// So many slots are nobody's and could not be taken: another session holds their rows. One that died without a
+    /// word is ended by the database within a lease.
+    fn look_at_stuck(&mut self, stuck: usize) {
+        let membership = &self.parts.membership;
+        if stuck == 0 {
+            self.stuck_since = None;
+            if membership.stuck.swap(0, Ordering::Relaxed) > 0 {
+                info!("all slots have an owner again");
+            }
+            return;
+        }
+        let since = *self.stuck_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= STUCK_AFTER && membership.stuck.swap(stuck, Ordering::Relaxed) == 0 {
+            warn!(
+                slots = stuck,
+                "slots that no node holds cannot be taken: a session holds their rows (pg_locks shows which)"
+            );
+        }
     }
 
     /// Gives a sign of life where it is time for one.
@@ -213,14 +252,7 @@ impl Member<'_> {
             lease: leases.lease(),
         };
         let held = leases.held();
-        let kept = {
-            let (store, held) = (self.parts.store.clone(), held.clone());
-            // A task of its own: a transaction must not be given up half-way.
-            let task = tokio::spawn(async move { store.beat(&beat, &held).await });
-            let late = |_| Error::Unavailable("no answer in time".to_owned());
-            let early = |_| Error::OutcomeUnknown("the renewal's task ended early".to_owned());
-            timeout(leases.lease() / RENEWALS, task).await.map_err(late)?.map_err(early)??
-        };
+        let kept = self.parts.store.beat(&beat, &held).await?;
         // Nobody else had a chance before it came through, however late that was.
         leases.renewed(sent);
         let news = self.beaten.is_none_or(|(_, said)| said != leaving);

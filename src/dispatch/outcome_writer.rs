@@ -13,7 +13,7 @@ use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::Ticket;
 use ractor::ActorRef;
 use tokio::sync::{Mutex, mpsc};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 use super::Parts;
 use super::admission::Place;
@@ -132,7 +132,7 @@ async fn record(
                 warn!(reason, outcomes = outcomes.len(), "the database refused a batch of outcomes");
                 return one_by_one(parts, writer, outcomes).await;
             }
-            Err(error) => warn!(%error, outcomes = outcomes.len(), "outcomes could not be recorded yet"),
+            Err(error) => debug!(%error, outcomes = outcomes.len(), "outcomes could not be recorded yet"),
         }
         backoff.pause().await;
     }
@@ -161,7 +161,7 @@ async fn one_by_one(parts: &Parts, writer: &mut OutcomeWriter, outcomes: &[Outco
                     outcome.attempt.error_message = Some("the answer could not be stored".to_owned());
                     continue;
                 }
-                Err(error) => warn!(%error, "an outcome could not be recorded yet"),
+                Err(error) => debug!(%error, "an outcome could not be recorded yet"),
             }
             backoff.pause().await;
         }

@@ -8,7 +8,8 @@ use posthorn_domain::tenant::Tenant;
 use sea_orm::sqlx::{self, Row as _};
 use uuid::Uuid;
 
-use super::{Error, Payload, Pool, Store};
+use super::connections::Kind;
+use super::{Error, Payload, Store};
 
 /// Larger payloads are read when they are sent.
 const PAYLOAD_BYTES_MAX: i32 = 16 * 1024;
@@ -49,13 +50,14 @@ WHERE d.status = 0 AND d.attempt_count = 0";
 impl Store {
     /// The deliveries of these lanes and numbers that are there and were not tried yet.
     pub async fn arrivals(&self, of: &[(SubscriptionId, Sequence)]) -> Result<Vec<Arrival>, Error> {
-        let Pool::Postgres { hot, .. } = &self.pool else { return Ok(Vec::new()) };
-        let rows = sqlx::query(READ)
+        let read = sqlx::query(READ)
             .bind(of.iter().map(|(lane, _)| lane.0).collect::<Vec<_>>())
             .bind(of.iter().map(|(_, sequence)| sequence.0).collect::<Vec<_>>())
-            .bind(PAYLOAD_BYTES_MAX)
-            .fetch_all(hot)
-            .await?;
+            .bind(PAYLOAD_BYTES_MAX);
+        let deadline = self.lanes.deadline();
+        let read = self.connections.bounded(Kind::Hot, deadline, async |pool| read.fetch_all(pool).await);
+        let Some(rows) = read.await else { return Ok(Vec::new()) };
+        let rows = rows?;
         let arrival = |row: sqlx::postgres::PgRow| -> Result<Arrival, Error> {
             let id = DeliveryId(row.try_get(3)?);
             let tenant: String = row.try_get(1)?;

@@ -13,7 +13,7 @@ impl Store {
     /// Counts what a lane has unfinished, by `webhook_deliveries_unfinished`, so that the next event
     /// is judged by the truth. Meanwhile nothing is accepted for this lane.
     pub async fn recount_backlog(&self, id: SubscriptionId) -> Result<(), Error> {
-        tx::run(self, move |tx| {
+        tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 // Locked first: what is accepted while it is counted would count as finished.
                 let lock = "UPDATE lanes SET next_sequence = next_sequence WHERE subscription_id = $1";

@@ -8,9 +8,10 @@ use std::time::Duration;
 use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::id::NodeId;
 use posthorn_domain::time::Timestamp;
-use sea_orm::sqlx::{self, PgConnection, PgPool};
+use sea_orm::sqlx::{self, PgPool};
 use uuid::Uuid;
 
+use super::connections::Kind;
 use super::{Error, Pool, Store};
 
 /// The database's clock, in milliseconds.
@@ -83,44 +84,39 @@ impl Store {
     /// Gives a sign of life and renews the leases of `held`; returns those that were renewed. A slot that
     /// somebody took meanwhile is not among them.
     ///
-    /// Not to be dropped half-way, as all of these: the caller has a task of its own.
+    /// One statement, as all that lock slots: no host that vanishes half-way leaves a lock behind, and each may be
+    /// dropped.
     pub async fn beat(&self, beat: &Beat, held: &[(Slot, Epoch)]) -> Result<Vec<(Slot, Epoch)>, Error> {
-        let Some(pool) = self.shared() else { return Ok(held.to_vec()) };
-        let mut tx = pool.begin().await?;
+        if !self.is_shared() {
+            return Ok(held.to_vec());
+        }
         let lease = millis(beat.lease);
-        sqlx::query(concat!(
-            "INSERT INTO nodes (id, name, version, started_at_ms, seen_at_ms, leaving) VALUES ($1, $2, $3, ",
+        let renew = sqlx::query_as(concat!(
+            "WITH alive AS ( \
+             INSERT INTO nodes (id, name, version, started_at_ms, seen_at_ms, leaving) VALUES ($1, $2, $3, ",
             now!(),
             ", ",
             now!(),
-            ", $4) ON CONFLICT (id) DO UPDATE SET seen_at_ms = excluded.seen_at_ms, leaving = excluded.leaving"
+            ", $4) ON CONFLICT (id) DO UPDATE SET seen_at_ms = excluded.seen_at_ms, leaving = excluded.leaving \
+             ), forgotten AS ( \
+             DELETE FROM nodes WHERE id <> $1 AND seen_at_ms < ",
+            now!(),
+            " - $5), locked AS MATERIALIZED ( \
+             SELECT s.slot FROM slots s JOIN unnest($6::smallint[], $7::bigint[]) AS h (slot, epoch) \
+             ON s.slot = h.slot AND s.epoch = h.epoch WHERE s.owner = $1 ORDER BY s.slot FOR UPDATE OF s \
+             ) UPDATE slots SET until_ms = ",
+            now!(),
+            " + $8 FROM locked WHERE slots.slot = locked.slot RETURNING slots.slot, slots.epoch"
         ))
         .bind(beat.node.0)
         .bind(&beat.name)
         .bind(beat.version)
         .bind(beat.leaving)
-        .execute(&mut *tx)
-        .await?;
-        sqlx::query(concat!("DELETE FROM nodes WHERE seen_at_ms < ", now!(), " - $1"))
-            .bind(lease.saturating_mul(FORGOTTEN_AFTER))
-            .execute(&mut *tx)
-            .await?;
-        lock(&mut tx, held).await?;
-        let renewed = sqlx::query_as(concat!(
-            "UPDATE slots SET until_ms = ",
-            now!(),
-            " + $4 FROM unnest($1::smallint[], $2::bigint[]) AS h (slot, epoch) \
-             WHERE slots.slot = h.slot AND slots.epoch = h.epoch AND slots.owner = $3 \
-             RETURNING slots.slot, slots.epoch"
-        ))
+        .bind(lease.saturating_mul(FORGOTTEN_AFTER))
         .bind(numbers(held))
         .bind(epochs(held))
-        .bind(beat.node.0)
-        .bind(lease)
-        .fetch_all(&mut *tx)
-        .await?;
-        tx.commit().await?;
-        Ok(to_slots(renewed))
+        .bind(lease);
+        Ok(to_slots(self.quickly(async |pool| renew.fetch_all(pool).await).await?))
     }
 
     /// Takes up to `count` slots that nobody holds, or that were this node's and are not `held` any more.
@@ -132,8 +128,10 @@ impl Store {
         count: usize,
         lease: Duration,
     ) -> Result<Vec<(Slot, Epoch)>, Error> {
-        let Some(pool) = self.shared() else { return Ok(Vec::new()) };
-        let taken = sqlx::query_as(concat!(
+        if !self.is_shared() {
+            return Ok(Vec::new());
+        }
+        let take = sqlx::query_as(concat!(
             "UPDATE slots SET owner = $1, epoch = epoch + 1, until_ms = ",
             now!(),
             " + $2 WHERE slot IN (SELECT slot FROM slots \
@@ -145,54 +143,68 @@ impl Store {
         .bind(node.0)
         .bind(millis(lease))
         .bind(numbers(held))
-        .bind(i64::try_from(count).unwrap_or(i64::MAX))
-        .fetch_all(pool)
-        .await?;
-        Ok(to_slots(taken))
+        .bind(i64::try_from(count).unwrap_or(i64::MAX));
+        Ok(to_slots(self.quickly(async |pool| take.fetch_all(pool).await).await?))
     }
 
     /// Gives slots back, for whoever takes them first.
     pub async fn free_slots(&self, node: NodeId, slots: &[(Slot, Epoch)]) -> Result<(), Error> {
-        let Some(pool) = self.shared() else { return Ok(()) };
-        let mut tx = pool.begin().await?;
-        lock(&mut tx, slots).await?;
-        sqlx::query(
-            "UPDATE slots SET owner = NULL, until_ms = 0 FROM unnest($1::smallint[], $2::bigint[]) AS h (slot, epoch) \
-             WHERE slots.slot = h.slot AND slots.epoch = h.epoch AND slots.owner = $3",
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let free = sqlx::query(
+            "WITH locked AS MATERIALIZED ( \
+             SELECT s.slot FROM slots s JOIN unnest($1::smallint[], $2::bigint[]) AS h (slot, epoch) \
+             ON s.slot = h.slot AND s.epoch = h.epoch WHERE s.owner = $3 ORDER BY s.slot FOR UPDATE OF s \
+             ) UPDATE slots SET owner = NULL, until_ms = 0 FROM locked WHERE slots.slot = locked.slot",
         )
         .bind(numbers(slots))
         .bind(epochs(slots))
-        .bind(node.0)
-        .execute(&mut *tx)
-        .await?;
-        tx.commit().await?;
+        .bind(node.0);
+        self.quickly(async |pool| free.execute(pool).await).await?;
         Ok(())
+    }
+
+    /// Whether a node may send for a slot now.
+    pub async fn is_owned(&self, slot: Slot) -> Result<bool, Error> {
+        if !self.is_shared() {
+            return Ok(true);
+        }
+        let ask = sqlx::query_scalar(concat!("SELECT until_ms > ", now!(), " FROM slots WHERE slot = $1"));
+        Ok(self
+            .quickly(async |pool| ask.bind(i16::from(slot.0)).fetch_optional(pool).await)
+            .await?
+            .unwrap_or(false))
     }
 
     /// Takes a node off the list; its slots should be free by then.
     pub async fn forget_node(&self, node: NodeId) -> Result<(), Error> {
-        let Some(pool) = self.shared() else { return Ok(()) };
-        sqlx::query("DELETE FROM nodes WHERE id = $1").bind(node.0).execute(pool).await?;
+        if !self.is_shared() {
+            return Ok(());
+        }
+        let forget = sqlx::query("DELETE FROM nodes WHERE id = $1").bind(node.0);
+        self.quickly(async |pool| forget.execute(pool).await).await?;
         Ok(())
     }
 
     /// All nodes and who holds which slot.
     pub async fn cluster(&self) -> Result<Cluster, Error> {
-        let Some(pool) = self.shared() else { return Ok(Cluster::default()) };
-        let nodes: Vec<(Uuid, String, String, i64, i64, bool)> = sqlx::query_as(concat!(
+        if !self.is_shared() {
+            return Ok(Cluster::default());
+        }
+        let nodes = sqlx::query_as(concat!(
             "SELECT id, name, version, started_at_ms, greatest(",
             now!(),
             " - seen_at_ms, 0), leaving FROM nodes ORDER BY started_at_ms, id LIMIT 1000"
-        ))
-        .fetch_all(pool)
-        .await?;
-        let slots: Vec<(i16, Option<Uuid>)> = sqlx::query_as(concat!(
+        ));
+        let nodes: Vec<(Uuid, String, String, i64, i64, bool)> =
+            self.quickly(async |pool| nodes.fetch_all(pool).await).await?;
+        let slots = sqlx::query_as(concat!(
             "SELECT slot, CASE WHEN until_ms > ",
             now!(),
             " THEN owner END FROM slots ORDER BY slot"
-        ))
-        .fetch_all(pool)
-        .await?;
+        ));
+        let slots: Vec<(i16, Option<Uuid>)> = self.quickly(async |pool| slots.fetch_all(pool).await).await?;
         let node = |(id, name, version, started, silent, leaving)| Node {
             id: NodeId(id),
             name,
@@ -212,10 +224,11 @@ impl Store {
 
     /// The name of a node that holds slots; none where none does, or none is known in this schema.
     pub(super) async fn running_node(&self) -> Result<Option<String>, Error> {
-        let Some(pool) = self.shared() else { return Ok(None) };
-        let (known,): (bool,) =
-            sqlx::query_as("SELECT to_regclass('slots') IS NOT NULL").fetch_one(pool).await?;
-        if !known {
+        if !self.is_shared() {
+            return Ok(None);
+        }
+        let known = sqlx::query_scalar("SELECT to_regclass('slots') IS NOT NULL");
+        if !self.quickly(async |pool| known.fetch_one(pool).await).await? {
             return Ok(None);
         }
         let running = sqlx::query_scalar(concat!(
@@ -224,24 +237,17 @@ impl Store {
             now!(),
             " LIMIT 1"
         ));
-        Ok(running.fetch_optional(pool).await?)
+        self.quickly(async |pool| running.fetch_optional(pool).await).await
     }
 
-    fn shared(&self) -> Option<&PgPool> {
-        match &self.pool {
-            Pool::Postgres { general, .. } => Some(general),
-            Pool::Sqlite(_) => None,
-        }
+    /// Runs a statement that leases wait for.
+    async fn quickly<T>(
+        &self,
+        work: impl AsyncFnOnce(&PgPool) -> Result<T, sqlx::Error>,
+    ) -> Result<T, Error> {
+        let done = self.connections.bounded(Kind::Hot, self.lanes.deadline(), work).await;
+        done.unwrap_or_else(|| Err(Error::Unusable("there are no nodes on SQLite".to_owned())))
     }
-}
-
-/// Locks slots in the order of their numbers.
-async fn lock(connection: &mut PgConnection, slots: &[(Slot, Epoch)]) -> Result<(), Error> {
-    sqlx::query("SELECT 1 FROM slots WHERE slot = ANY ($1::smallint[]) ORDER BY slot FOR UPDATE")
-        .bind(numbers(slots))
-        .execute(connection)
-        .await?;
-    Ok(())
 }
 
 pub(super) fn numbers(slots: &[(Slot, Epoch)]) -> Vec<i16> {

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::encryption_key::EncryptionKey;
-use sea_orm::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, Executor as _, PgPool};
-use sea_orm::{ConnectionTrait as _, SqlxPostgresConnector, SqlxSqliteConnector, Statement};
+use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection};
+use sea_orm::{ConnectionTrait as _, DbBackend};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::{ACQUIRE_TIMEOUT, Connections, Kind, Making};
 use super::vault::Vault;
-use super::{Error, Pool, Store, WriteTurn, files, tx};
+use super::{Database, Error, Pool, Store, WriteTurn, disk, files, tx};
 
 /// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
 #[derive(Clone)]
@@ -21,6 +23,8 @@ pub struct Settings {
     pub url: String,
     /// Of the same database, and not through a pooler, where `url` goes through one: for what needs a session.
     pub direct_url: Option<String>,
+    /// How long a node that is not heard of keeps its slots: what dies without a word has to be given up well within.
+    pub lease: Duration,
     /// What secrets are encrypted with; none: they are stored in clear.
     pub encryption_key: Option<EncryptionKey>,
     /// What secrets that are read may be encrypted with as well.
@@ -37,7 +41,13 @@ impl Settings {
     /// A database that is reached directly.
     #[must_use]
     pub const fn at(url: String) -> Self {
-        Self { url, direct_url: None, encryption_key: None, previous_encryption_key: None }
+        let lease = Duration::from_secs(15);
+        Self { url, direct_url: None, lease, encryption_key: None, previous_encryption_key: None }
+    }
+
+    /// How long a statement that leases or senders wait for may take.
+    fn hot_deadline(&self) -> Duration {
+        (self.lease / 5).clamp(HOT_DEADLINE_MIN, HOT_DEADLINE_MAX)
     }
 
     fn vault(&self) -> Result<Vault, Error> {
@@ -45,16 +55,23 @@ impl Settings {
     }
 }
 
-/// Connections for whatever comes; the hot paths hold their own.
-const GENERAL_CONNECTIONS: u32 = 12;
 /// On SQLite the hot paths take from the same: a writer, a change, what lanes and the API read, and two to spare.
 const SQLITE_CONNECTIONS: u32 = 16;
-/// One for each writer, some for what lanes read, and two to spare while broken ones are replaced.
-const HOT_CONNECTIONS: u32 = 10;
-/// A connection that was used a moment ago is there; asking it first would cost as much as a short query.
-const TRUSTED_FOR: Duration = Duration::from_secs(1);
-/// How long to wait for a connection before the database counts as not available.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bounds of how long a statement of the hot paths may take.
+const HOT_DEADLINE_MIN: Duration = Duration::from_millis(1500);
+const HOT_DEADLINE_MAX: Duration = Duration::from_millis(2500);
+/// How long the first connection may take.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long any other statement may take that somebody waits for.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Longer than PostgreSQL lets any statement run.
+const PATIENT_DEADLINE: Duration = Duration::from_secs(16);
+/// A file does not fall silent; it may be slow.
+const SQLITE_DEADLINE: Duration = Duration::from_secs(30);
+/// How long PostgreSQL waits for a session that it hears nothing of, as one of so many parts of a lease.
+const SILENCE_SHARE: u32 = 3;
+/// And at least so long, for a busy machine.
+const SILENCE_MIN: Duration = Duration::from_secs(1);
 
 /// A general statement is planned anew each time, so that a plan made for an empty table does not
 /// outlive it, and no statement runs without end.
@@ -62,9 +79,10 @@ const GENERAL_SESSION: &str = "SET plan_cache_mode = force_custom_plan; SET stat
 
 /// The hot statements find every row by an index, whatever the planner knows of the tables when it
 /// plans them: with a plan kept from an empty table one lane fell from 1,500 to 100 deliveries/s. So they
-/// have but one plan, and making it anew each time would be a third of what a small batch costs.
+/// have but one plan, and making it anew each time would be a third of what a small batch costs. A small table that
+/// has to be read whole then looks so dear that PostgreSQL would compile the statement, for half a second.
 const HOT_SESSION: &str = "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; \
-     SET plan_cache_mode = force_generic_plan; SET synchronous_commit = on; SET statement_timeout = '15s'";
+     SET jit = off; SET plan_cache_mode = force_generic_plan; SET synchronous_commit = on; SET statement_timeout = '15s'";
 
 impl Store {
     /// Opens the database at `settings.url`; an SQLite file that is not there is created.
@@ -94,6 +112,7 @@ impl Store {
         {
             files::prepare(path).map_err(|error| unusable(&error))?;
         }
+        let was_killed = disk::has_log(path);
         let pool = SqlitePoolOptions::new()
             .max_connections(SQLITE_CONNECTIONS)
             .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -101,13 +120,18 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(|error| unusable(&error))?;
+        let connections = Connections::to_sqlite(pool.clone());
+        let orm = Database::new(connections.clone(), Kind::General, SQLITE_DEADLINE);
         Ok(Self {
-            orm: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
-            lanes: SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.clone()),
+            patient: orm.clone(),
+            lanes: orm.clone(),
+            orm,
             pool: Pool::Sqlite(pool),
+            connections,
             turn: WriteTurn(Some(Arc::default())),
             transactions: tx::permits(),
             vault: settings.vault()?,
+            was_killed,
             disk_failed: CancellationToken::new(),
         })
     }
@@ -118,35 +142,53 @@ impl Store {
             .application_name("posthorn")
             .disable_statement_logging();
         let direct_url = settings.direct_url.as_ref().unwrap_or(&settings.url).as_str();
-        let general = postgres_pool(options.clone(), GENERAL_CONNECTIONS, GENERAL_SESSION).await?;
-        let hot = postgres_pool(options, HOT_CONNECTIONS, HOT_SESSION).await?;
+        // Beside the pools, which would not say why they have no connection.
+        match timeout(CONNECT_PATIENCE, PgConnection::connect_with(&options)).await {
+            Ok(connected) => drop(connected.map_err(Error::of_start)?),
+            Err(_) => return Err(Error::Unavailable("no answer in time".to_owned())),
+        }
+        let session = |of_kind| {
+            format!("{of_kind}; {}", silence((settings.lease / SILENCE_SHARE).max(SILENCE_MIN))).into()
+        };
+        let (general, hot) = (session(GENERAL_SESSION), session(HOT_SESSION));
+        let connections = Connections::to_postgres(Making { options, general, hot });
+        let orm = Database::new(connections.clone(), Kind::General, DEADLINE)
+            .asking_again_after(settings.hot_deadline());
         Ok(Self {
-            orm: SqlxPostgresConnector::from_sqlx_postgres_pool(general.clone()),
-            lanes: SqlxPostgresConnector::from_sqlx_postgres_pool(hot.clone()),
-            pool: Pool::Postgres { general, hot, direct_url: direct_url.into() },
+            patient: orm.within(PATIENT_DEADLINE),
+            orm,
+            lanes: Database::new(connections.clone(), Kind::Hot, settings.hot_deadline()),
+            pool: Pool::Postgres { direct_url: direct_url.into() },
+            connections,
             turn: WriteTurn(None),
             transactions: tx::permits(),
             vault: settings.vault()?,
+            was_killed: false,
             disk_failed: CancellationToken::new(),
         })
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers, and takes what is written.
     pub async fn ready(&self) -> Result<(), Error> {
-        let ask = Statement::from_string(self.orm.get_database_backend(), "SELECT 1");
-        self.orm.query_one(ask).await?;
+        let ask = match self.orm.get_database_backend() {
+            // A session that is read-only answers questions. This changes nothing, and is refused by one.
+            DbBackend::Postgres => "DELETE FROM seaql_migrations WHERE false",
+            DbBackend::Sqlite | DbBackend::MySql => "SELECT 1",
+        };
+        self.lanes.execute_unprepared(ask).await?;
         Ok(())
     }
 
     /// Whether what is committed outlives a power loss; an error where a PostgreSQL is set up so that it may not. SQLite
     /// is set up by this program.
     pub async fn check_durability(&self) -> Result<(), Error> {
-        let Pool::Postgres { general, .. } = &self.pool else { return Ok(()) };
-        let off: Option<(String,)> = sqlx::query_as(
+        let ask = sqlx::query_as(
             "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting <> 'on' LIMIT 1",
-        )
-        .fetch_optional(general)
-        .await?;
+        );
+        let asked =
+            self.connections.bounded(Kind::General, DEADLINE, async |pool| ask.fetch_optional(pool).await);
+        let Some(off) = asked.await else { return Ok(()) };
+        let off: Option<(String,)> = off?;
         match off {
             Some((name,)) => Err(Error::Unusable(format!(
                 "DATABASE_URL: expected a PostgreSQL with {name} on, else a power loss may lose or spoil what was \
@@ -159,10 +201,7 @@ impl Store {
     /// Closes every connection, once those in use are given back.
     pub async fn close(&self) {
         match &self.pool {
-            Pool::Postgres { general, hot, .. } => {
-                hot.close().await;
-                general.close().await;
-            }
+            Pool::Postgres { .. } => self.connections.close().await,
             Pool::Sqlite(pool) => {
                 drop(self.turn.take().await.and_then(|mut kept| kept.take()));
                 pool.close().await;
@@ -171,23 +210,12 @@ impl Store {
     }
 }
 
-async fn postgres_pool(options: PgConnectOptions, size: u32, session: &'static str) -> Result<PgPool, Error> {
-    PgPoolOptions::new()
-        .max_connections(size)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .test_before_acquire(false)
-        .before_acquire(|connection, used| {
-            Box::pin(async move {
-                if used.idle_for > TRUSTED_FOR {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
-        .after_connect(move |connection, _| {
-            Box::pin(async move { connection.execute(session).await.map(|_| ()) })
-        })
-        .connect_with(options)
-        .await
-        .map_err(|error| Error::Unavailable(error.to_string()))
+/// A session whose client is silent ends by itself, and with it what it has locked: within the first where it is in a
+/// transaction, and within twice `patience` where nothing of it is heard at all.
+fn silence(patience: Duration) -> String {
+    let (millis, seconds) = (patience.as_millis(), patience.as_secs().max(1));
+    format!(
+        "SET idle_in_transaction_session_timeout = {millis}; SET tcp_user_timeout = {millis}; \
+         SET tcp_keepalives_idle = {seconds}; SET tcp_keepalives_interval = 1; SET tcp_keepalives_count = 2"
+    )
 }

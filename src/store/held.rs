@@ -1,15 +1,13 @@
 //! A connection that one writer keeps, so that a batch does not pay for the pool's check.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{Executor as _, Postgres, Sqlite};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
+use super::connections::{Connections, Kind, NO_ANSWER};
 use super::{Error, Pool, Store};
-
-/// How long a batch may take before its connection counts as dead.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// PostgreSQL keeps the plans of a hot session until it learns more of the tables. One that was made when it knew
 /// them to be all but empty reads all that there is by now, so none gets older than this.
@@ -24,7 +22,8 @@ const SQLITE_CACHE: &str = "PRAGMA cache_size = -16384";
 #[derive(Debug)]
 pub(super) struct Held {
     store: Store,
-    connection: Option<PoolConnection<Postgres>>,
+    /// With its generation.
+    connection: Option<(PoolConnection<Postgres>, u64)>,
     planned_at: Instant,
 }
 
@@ -43,18 +42,29 @@ impl Held {
     /// Runs `work` on the connection, alone among the writers where the database asks for that.
     ///
     /// Not to be dropped half-way: the caller is a writer's own task. A connection that failed or
-    /// did not answer in time is closed, not reused: what it was doing may go on.
+    /// did not answer in time is closed, not reused: what it was doing may go on. So is one that was there when
+    /// another fell silent.
     pub(super) async fn run<T>(
         &mut self,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let mut turn = self.store.turn.take().await;
         self.store.check_disk()?;
+        let connections = self.store.connections.clone();
+        let mut generation = 0;
         let mut connection = match (&self.store.pool, turn.as_mut().and_then(|kept| kept.take())) {
-            (Pool::Postgres { hot, .. }, _) => Connection::Postgres(match self.connection.take() {
-                Some(connection) => connection,
-                None => hot.acquire().await?,
-            }),
+            (Pool::Postgres { .. }, _) => {
+                let mut kept = self.connection.take();
+                if let Some((connection, _)) = kept.take_if(|(_, of)| connections.is_given_up(*of)) {
+                    Connection::Postgres(connection).discard();
+                }
+                let (connection, of) = match kept {
+                    Some(kept) => kept,
+                    None => acquire(&connections).await?,
+                };
+                generation = of;
+                Connection::Postgres(connection)
+            }
             (Pool::Sqlite(_), Some(connection)) => Connection::Sqlite(connection),
             (Pool::Sqlite(pool), None) => {
                 let mut connection = pool.acquire().await?;
@@ -72,13 +82,21 @@ impl Held {
             }
             work(&mut connection).await
         };
-        let result = timeout(DEADLINE, work)
-            .await
-            .unwrap_or_else(|_| Err(Error::OutcomeUnknown("no answer in time".to_owned())))
-            .inspect_err(|error| self.store.note_disk(error));
+        let began = Instant::now();
+        let result = timeout(self.store.lanes.deadline(), work).await.unwrap_or_else(|_| {
+            connections.silent(began, generation);
+            Err(Error::OutcomeUnknown(NO_ANSWER.to_owned()))
+        });
+        match &result {
+            Ok(_) => connections.answered(),
+            Err(error) => {
+                connections.note(error, began, generation);
+                self.store.note_disk(error);
+            }
+        }
         match (&result, connection) {
             (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Postgres(connection)) => {
-                self.connection = Some(connection);
+                self.connection = Some((connection, generation));
             }
             (Ok(_) | Err(Error::Conflict | Error::Refused(_)), Connection::Sqlite(connection)) => {
                 if let Some(kept) = &mut turn {
@@ -89,6 +107,16 @@ impl Held {
         }
         result
     }
+}
+
+/// A hot connection to PostgreSQL, with its generation.
+async fn acquire(connections: &Connections) -> Result<(PoolConnection<Postgres>, u64), Error> {
+    let no_pool = || Error::Unavailable("no connections to PostgreSQL".to_owned());
+    let began = Instant::now();
+    let (pool, generation) = connections.postgres(Kind::Hot).ok_or_else(no_pool)?;
+    let connection =
+        pool.acquire().await.inspect_err(|error| connections.failed(error, began, generation))?;
+    Ok((connection, generation))
 }
 
 impl Connection {

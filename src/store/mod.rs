@@ -17,6 +17,8 @@ mod backlog;
 pub mod cluster;
 mod columns;
 mod connect;
+mod connections;
+mod database;
 mod deliveries;
 mod delivery_list;
 mod disk;
@@ -46,15 +48,16 @@ mod version;
 
 use std::sync::Arc;
 
-use sea_orm::DatabaseConnection;
 use sea_orm::sqlx::pool::PoolConnection;
-use sea_orm::sqlx::{PgPool, Sqlite, SqlitePool};
+use sea_orm::sqlx::{Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub use api_keys::{KeyPage, LastAdminKey, Revocation};
 pub use attempts::Activity;
 pub use connect::Settings;
+use connections::Connections;
+use database::Database;
 pub use deliveries::{Change, Payload, Replayed};
 pub use delivery_list::{DeliveryFilter, DeliveryList};
 pub use error::Error;
@@ -69,26 +72,27 @@ pub use subscriptions::{
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
-    orm: DatabaseConnection,
-    /// For what lanes read: by primary keys and few indexes, planned once.
-    lanes: DatabaseConnection,
+    orm: Database,
+    /// The same connections, for what may take longer than anybody waits for: housekeeping.
+    patient: Database,
+    /// For what lanes and leases need: by primary keys and few indexes, planned once.
+    lanes: Database,
     pool: Pool,
+    connections: Connections,
     turn: WriteTurn,
     /// Of transactions that run in tasks of their own.
     transactions: Arc<Semaphore>,
     vault: vault::Vault,
+    /// Of SQLite: the process before left its log behind.
+    was_killed: bool,
     /// Cancelled once the disk has failed.
     disk_failed: CancellationToken,
 }
 
-/// The same connections, as the hot paths use them.
+/// What is asked beside sea-orm.
 #[derive(Clone, Debug)]
 enum Pool {
     Postgres {
-        /// For whatever comes.
-        general: PgPool,
-        /// For the hot statements, the writers' and the lanes', planned once and for tables of any size.
-        hot: PgPool,
         /// Where a connection of one's own can be had.
         direct_url: Arc<str>,
     },

@@ -138,7 +138,7 @@ impl Store {
         }
         let numbers: Vec<_> = slots.iter().map(|slot| slot.0.to_string()).collect();
         let numbers = numbers.join(", ");
-        tx::run(self, move |tx| {
+        tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 let of_slots = match tx.get_database_backend() {
                     DbBackend::Postgres => {

@@ -25,7 +25,7 @@ impl Store {
     /// Removes one slice of deliveries that ended before `until`; returns how many. By
     /// `webhook_deliveries_finished` and primary keys.
     pub async fn remove_finished(&self, until: Timestamp) -> Result<u64, Error> {
-        tx::run(self, move |tx| {
+        tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 let find = "SELECT id, event_id, attempt_count FROM webhook_deliveries WHERE completed_at_ms < $1 \
                             ORDER BY completed_at_ms LIMIT $2";
@@ -80,10 +80,10 @@ impl Store {
                     AND s.id >= $2 AND s.updated_at_ms < $1 AND EXISTS (SELECT 1 FROM webhook_deliveries d \
                     WHERE d.subscription_id = s.id AND d.status < 3) ORDER BY s.id LIMIT 1";
         let from = from.map_or(Uuid::nil(), |id| id.0);
-        let rows = query(&self.orm, find, vec![until.as_millis().into(), from.into()]).await?;
+        let rows = query(&self.patient, find, vec![until.as_millis().into(), from.into()]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
         let id = SubscriptionId(row.try_get_by_index(0)?);
-        let ended = tx::run(self, move |tx| {
+        let ended = tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 let end = "UPDATE webhook_deliveries SET status = 4, completed_at_ms = $2, \
                            next_attempt_at_ms = NULL, error = $3 WHERE id IN (SELECT d.id FROM webhook_deliveries d \
@@ -109,7 +109,7 @@ impl Store {
     /// Removes one slice of deleted subscriptions of which no delivery is left; returns how many. Looks at those
     /// that were deleted first: their deliveries are the first to go, too.
     pub async fn remove_deleted_subscriptions(&self) -> Result<u64, Error> {
-        tx::run(self, move |tx| {
+        tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 let remove = "DELETE FROM subscriptions WHERE id IN (SELECT s.id FROM (SELECT id FROM subscriptions \
                               WHERE deleted_at_ms IS NOT NULL ORDER BY deleted_at_ms LIMIT $1) AS s \

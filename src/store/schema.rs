@@ -26,9 +26,9 @@ impl Store {
     pub async fn migrate_up(&self) -> Result<(), Error> {
         self.check_schema().await?;
         match &self.pool {
-            Pool::Sqlite(_) => Migrator::up(&self.orm, None).await?,
+            Pool::Sqlite(_) => Migrator::up(&self.orm.unbounded(), None).await?,
             Pool::Postgres { .. } => {
-                for step in Migrator::get_pending_migrations(&self.orm).await? {
+                for step in Migrator::get_pending_migrations(&self.orm.unbounded()).await? {
                     self.apply_next(step.name()).await?;
                 }
             }
@@ -45,12 +45,12 @@ impl Store {
                 format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");
             return Err(Error::Unusable(reason));
         }
-        Ok(Migrator::down(&self.orm, Some(steps)).await?)
+        Ok(Migrator::down(&self.orm.unbounded(), Some(steps)).await?)
     }
 
     /// Whether this program knows every step that was applied.
     pub async fn check_schema(&self) -> Result<(), Error> {
-        Migrator::install(&self.orm).await?;
+        Migrator::install(&self.orm.unbounded()).await?;
         let known: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
         let ask = "SELECT version FROM seaql_migrations ORDER BY version";
         let ask = Statement::from_string(self.orm.get_database_backend(), ask);
@@ -68,8 +68,8 @@ impl Store {
     /// The steps of the schema, in order, with whether each is applied.
     pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
         self.check_schema().await?;
-        let pending = Migrator::get_pending_migrations(&self.orm).await?;
-        let applied = Migrator::get_applied_migrations(&self.orm).await?;
+        let pending = Migrator::get_pending_migrations(&self.orm.unbounded()).await?;
+        let applied = Migrator::get_applied_migrations(&self.orm.unbounded()).await?;
         let row = |done| move |step: &posthorn_migration::Migration| (step.name().to_owned(), done);
         Ok(applied.iter().map(row(true)).chain(pending.iter().map(row(false))).collect())
     }
@@ -78,7 +78,7 @@ impl Store {
     async fn apply_next(&self, step: &str) -> Result<(), Error> {
         let deadline = Instant::now() + STEP_PATIENCE;
         loop {
-            let tx = self.orm.begin().await?;
+            let tx = self.orm.unbounded().begin().await?;
             tx.execute_unprepared(LOCK_TIMEOUT).await?;
             let Err(error) = Migrator::up(&tx, Some(1)).await else {
                 return Ok(tx.commit().await?);

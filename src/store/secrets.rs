@@ -78,13 +78,13 @@ impl Store {
         }
         if self.vault.current_id().is_none() {
             // Whoever starts it without a key wants them in clear from now on.
-            if !is_clear_allowed(&self.orm).await? {
-                tx::run(self, |tx| Box::pin(set_clear_allowed(tx, true))).await?;
+            if !is_clear_allowed(&self.patient).await? {
+                tx::run_patiently(self, |tx| Box::pin(set_clear_allowed(tx, true))).await?;
             }
             return Ok(sealed);
         }
-        let in_clear = any_row_in_clear(&self.orm).await?;
-        if !is_clear_allowed(&self.orm).await? {
+        let in_clear = any_row_in_clear(&self.patient).await?;
+        if !is_clear_allowed(&self.patient).await? {
             self.vault.note_all_sealed();
             return Ok(if in_clear { Sealed::ClearRefused } else { sealed });
         }
@@ -100,7 +100,7 @@ impl Store {
 
     async fn next_seal(&self, after: &str) -> Result<Option<String>, Error> {
         let next = live().filter(Column::SealedBy.gt(after)).order_by_asc(Column::SealedBy).limit(1);
-        Ok(next.one(&self.orm).await?.and_then(|row| row.sealed_by))
+        Ok(next.one(&self.patient).await?.and_then(|row| row.sealed_by))
     }
 
     /// Whether a secret stands in clear, in a row that says otherwise as well.
@@ -120,12 +120,12 @@ impl Store {
 
     async fn slice_after(&self, after: Uuid) -> Result<Vec<Model>, Error> {
         let find = live().filter(Column::Id.gt(after)).order_by_asc(Column::Id).limit(SLICE);
-        Ok(find.all(&self.orm).await?)
+        Ok(find.all(&self.patient).await?)
     }
 
     /// Notes that all secrets are encrypted; false where a row in clear came meanwhile.
     async fn note_all_sealed(&self) -> Result<bool, Error> {
-        let noted = tx::run(self, |tx| {
+        let noted = tx::run_patiently(self, |tx| {
             Box::pin(async move {
                 // First, so that whoever writes in clear waits, or has written.
                 set_clear_allowed(tx, false).await?;
@@ -150,7 +150,7 @@ impl Store {
                 "POSTHORN_ENCRYPTION_KEY: expected a key to encrypt with".to_owned(),
             ));
         }
-        let clear_allowed = is_clear_allowed(&self.orm).await?;
+        let clear_allowed = is_clear_allowed(&self.patient).await?;
         if !clear_allowed {
             self.vault.note_all_sealed();
         }
@@ -168,7 +168,8 @@ impl Store {
                 continue;
             }
             let reseal = reseal.clone();
-            let slice = tx::run(self, move |tx| Box::pin(async move { reseal.slice(tx, ids).await }));
+            let slice =
+                tx::run_patiently(self, move |tx| Box::pin(async move { reseal.slice(tx, ids).await }));
             done.add(slice.await?);
         }
         self.note_all_sealed().await?;

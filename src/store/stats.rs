@@ -125,7 +125,7 @@ impl Store {
     /// `subscriptions_by_status` and `lane_health_not_closed`.
     pub async fn stats(&self, now: Timestamp) -> Result<Stats, Error> {
         let ask = Statement::from_sql_and_values(
-            self.orm.get_database_backend(),
+            self.patient.get_database_backend(),
             "SELECT \
              (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL), \
              (SELECT count(*) FROM subscriptions WHERE deleted_at_ms IS NULL AND status = $1), \
@@ -147,7 +147,7 @@ impl Store {
     pub async fn stats_of_tenant(&self, tenant: &Tenant, now: Timestamp) -> Result<Stats, Error> {
         let window_began_ms = (minute(now.minus(WINDOW)) + 1) * 60_000;
         let ask = Statement::from_sql_and_values(
-            self.orm.get_database_backend(),
+            self.patient.get_database_backend(),
             "WITH own AS (SELECT id, status, deleted_at_ms FROM subscriptions WHERE tenant = $2) SELECT \
              (SELECT count(*) FROM own WHERE deleted_at_ms IS NULL), \
              (SELECT count(*) FROM own WHERE deleted_at_ms IS NULL AND status = $1), \
@@ -166,7 +166,7 @@ impl Store {
     }
 
     async fn ask_stats(&self, ask: Statement) -> Result<Stats, Error> {
-        let row = self.orm.query_one(ask).await?.ok_or_else(|| Error::corrupt("stats", "no row"))?;
+        let row = self.patient.query_one(ask).await?.ok_or_else(|| Error::corrupt("stats", "no row"))?;
         let column = |index: usize| -> Result<u64, Error> {
             let value: i64 = row.try_get_by_index(index)?;
             Ok(u64::try_from(value).unwrap_or(0))
@@ -186,7 +186,7 @@ impl Store {
     /// Folds the minutes before the window into one row a writer.
     pub async fn fold_stats(&self, now: Timestamp) -> Result<(), Error> {
         let until = minute(now.minus(WINDOW));
-        tx::run(self, move |tx| {
+        tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 // A minute that old changes no more, so the two statements see the same rows.
                 let add = "INSERT INTO stats_minutes (minute, writer, accepted, succeeded, failed) \

@@ -28,8 +28,8 @@ impl Store {
             let mut last = 0_i64;
             loop {
                 let values = [id.into(), last.into(), SLICE.into()];
-                let ask = Statement::from_sql_and_values(self.orm.get_database_backend(), COUNT, values);
-                let Some(row) = self.orm.query_one(ask).await? else { break };
+                let ask = Statement::from_sql_and_values(self.patient.get_database_backend(), COUNT, values);
+                let Some(row) = self.patient.query_one(ask).await? else { break };
                 let Some(sequence) = row.try_get_by_index::<Option<i64>>(0)? else { break };
                 let slice: i64 = row.try_get_by_index(1)?;
                 bytes += u64::try_from(slice).unwrap_or(0);
@@ -42,12 +42,12 @@ impl Store {
     /// Deleted ones are found by `subscriptions_deleted`, the others by `subscriptions_by_tenant`.
     async fn subscriptions_of(&self, tenant: &Tenant) -> Result<Vec<Uuid>, Error> {
         let ask = Statement::from_sql_and_values(
-            self.orm.get_database_backend(),
+            self.patient.get_database_backend(),
             "SELECT id FROM subscriptions WHERE tenant = $1 AND deleted_at_ms IS NULL \
              UNION ALL SELECT id FROM subscriptions WHERE tenant = $1 AND deleted_at_ms IS NOT NULL",
             [tenant.as_str().into()],
         );
-        let rows = self.orm.query_all(ask).await?;
+        let rows = self.patient.query_all(ask).await?;
         rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
     }
 }

@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement,
-    TransactionTrait as _, Value,
+    ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement, Value,
 };
 use tokio::sync::Semaphore;
 
-use super::{Error, Store};
+use super::connections::NO_ANSWER;
+use super::{Database, Error, Store};
 
 /// Transactions under way at once, those whose caller has left included: they leave a third of the connections for
 /// whatever comes to reads.
 const TRANSACTIONS_MAX: usize = 8;
 
-/// How long a caller waits for a transaction; the transaction itself goes on.
+/// How long a caller waits for his turn.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Changes nothing, but waits until no other process writes to the file, such as a command beside the service. A
@@ -45,6 +45,23 @@ where
     T: Send + 'static,
     F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
 {
+    run_on(store, store.orm.clone(), work).await
+}
+
+/// As [`run`], for housekeeping, which nobody waits for.
+pub(super) async fn run_patiently<T, F>(store: &Store, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+{
+    run_on(store, store.patient.clone(), work).await
+}
+
+async fn run_on<T, F>(store: &Store, database: Database, work: F) -> Result<T, Error>
+where
+    T: Send + 'static,
+    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+{
     let store = store.clone();
     let permit = tokio::time::timeout(PATIENCE, Arc::clone(&store.transactions).acquire_owned()).await;
     // It is never closed.
@@ -55,20 +72,18 @@ where
         let _permit = permit;
         let _turn = store.turn.take_behind_writers().await;
         store.check_disk()?;
-        attempt(&store, work).await.inspect_err(|error| store.note_disk(error))
+        let done = database.transact(async |tx| attempt(tx, work).await).await;
+        let done = done.unwrap_or_else(|| Err(Error::OutcomeUnknown(NO_ANSWER.to_owned())));
+        done.inspect_err(|error| store.note_disk(error))
     });
-    match tokio::time::timeout(PATIENCE, task).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::OutcomeUnknown("the transaction's task ended early".to_owned())),
-        Err(_) => Err(Error::OutcomeUnknown("no answer in time".to_owned())),
-    }
+    let early = |_| Error::OutcomeUnknown("the transaction's task ended early".to_owned());
+    task.await.map_err(early)?
 }
 
-async fn attempt<T, F>(store: &Store, work: F) -> Result<T, Error>
+async fn attempt<T, F>(tx: DatabaseTransaction, work: F) -> Result<T, Error>
 where
     F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T>,
 {
-    let tx = store.orm.begin().await?;
     if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared(TAKE_THE_FILE).await?;
     }

@@ -105,7 +105,7 @@ impl Store {
             ended_to: row.try_get_by_index(2)?,
         };
         let id = deletion.id.0;
-        let ended = tx::run(self, move |tx| {
+        let ended = tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 let slice = deletion.end(tx, SLICE).await?;
                 match slice.go_on_after {
