@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use posthorn_domain::cluster::{Slot, Standing};
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::AttemptNumber;
 use posthorn_domain::lane::{Ticket, Verdict};
 use posthorn_domain::subscription::Subscription;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::error;
 
@@ -69,7 +70,27 @@ impl Attempted {
     }
 }
 
-/// Makes one attempt and tells how it ended; one that panics failed with `internal error`.
+/// Whether a request that has not left yet may leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// It may.
+    Given,
+    /// The subscription was changed, and it is being read how.
+    InDoubt,
+    /// Its subscription is not sent to any more.
+    Refused,
+}
+
+/// What a lane's requests look at before they leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Clearance {
+    /// Of the subscription that is known; what was begun by an older one begins anew.
+    pub(super) version: i64,
+    pub(super) leave: Leave,
+}
+
+/// Makes one attempt and tells how it ended; one that panics failed with `internal error`. None: it was not made, since
+/// the subscription was changed before the request left.
 ///
 /// May be dropped: the request is then broken off and nothing is counted.
 pub(super) async fn make(
@@ -77,11 +98,12 @@ pub(super) async fn make(
     subscription: &Arc<Subscription>,
     ticket: Ticket,
     number: AttemptNumber,
-) -> Attempted {
-    let attempt = AssertUnwindSafe(send(parts, subscription, ticket, number)).catch_unwind();
+    clearance: watch::Receiver<Clearance>,
+) -> Option<Attempted> {
+    let attempt = AssertUnwindSafe(send(parts, subscription, ticket, number, clearance)).catch_unwind();
     attempt.await.unwrap_or_else(|_| {
         error!(delivery_id = %ticket.id, "an attempt panicked");
-        Attempted::unsent("internal error")
+        Some(Attempted::unsent("internal error"))
     })
 }
 
@@ -90,11 +112,14 @@ async fn send(
     subscription: &Arc<Subscription>,
     ticket: Ticket,
     number: AttemptNumber,
-) -> Attempted {
+    clearance: watch::Receiver<Clearance>,
+) -> Option<Attempted> {
     let Some(payload) = payload(parts, ticket).await else {
-        return Attempted::unsent("payload missing");
+        return Some(Attempted::unsent("payload missing"));
     };
-    may_send(parts, Slot::of(subscription.id)).await;
+    if !may_send(parts, subscription, clearance).await {
+        return None;
+    }
     let config = &subscription.config;
     let request = Request {
         tenant: &subscription.tenant,
@@ -117,20 +142,33 @@ async fn send(
     let sending = parts.sender.attempt(&request);
     tokio::pin!(sending);
     if let Ok(reply) = timeout(MARKED_AFTER, &mut sending).await {
-        return reply.into();
+        return Some(reply.into());
     }
     let slot = Slot::of(subscription.id);
-    let Some(epoch) = parts.leases.epoch(slot) else { return sending.await.into() };
+    let Some(epoch) = parts.leases.epoch(slot) else { return Some(sending.await.into()) };
     // Only a mark for those who look: nothing depends on it.
     parts.outcomes.push(Item::Started(Started { delivery_id: ticket.id, number, slot, epoch }));
-    sending.await.into()
+    Some(sending.await.into())
 }
 
 /// Waits until the node may send for the slot: since it was asked, the process may have stood still, and
-/// another node have taken over. Then this is broken off, with its lane.
-async fn may_send(parts: &Parts, slot: Slot) {
-    while parts.leases.standing(Instant::now()) != Standing::Valid || parts.leases.epoch(slot).is_none() {
-        tokio::time::sleep(LEASE_PAUSE).await;
+/// another node have taken over. Then this is broken off, with its lane. False where the subscription was changed
+/// meanwhile.
+async fn may_send(
+    parts: &Parts,
+    subscription: &Subscription,
+    mut clearance: watch::Receiver<Clearance>,
+) -> bool {
+    loop {
+        let Clearance { version, leave } = *clearance.borrow_and_update();
+        if version != subscription.version || leave == Leave::Refused {
+            return false;
+        }
+        if leave == Leave::Given && parts.leases.may_send(Slot::of(subscription.id), Instant::now()) {
+            return true;
+        }
+        // Both are looked at again; that the lane is gone ends this task.
+        let _ = timeout(LEASE_PAUSE, clearance.changed()).await;
     }
 }
 
@@ -141,7 +179,7 @@ async fn payload(parts: &Parts, ticket: Ticket) -> Option<Arc<Payload>> {
         match parts.caches.payload(ticket.event_id).await {
             Ok(payload) => return payload,
             Err(error) => {
-                tracing::warn!(%error, delivery_id = %ticket.id, "a payload could not be read yet");
+                tracing::debug!(%error, delivery_id = %ticket.id, "a payload could not be read yet");
                 backoff.pause().await;
             }
         }

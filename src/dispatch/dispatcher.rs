@@ -81,6 +81,9 @@ struct Search {
     number: u64,
     /// For slots that were just acquired, so that its end is news.
     news: bool,
+    began: Instant,
+    /// Something may have been missed since it began: another one is due after it.
+    again: bool,
     after: Option<SubscriptionId>,
     step: Option<AbortOnDropHandle<()>>,
 }
@@ -188,7 +191,11 @@ impl Actor for Dispatcher {
                     state.send(&myself, id, LaneMsg::Refresh).await;
                 }
             }
-            DispatcherMsg::LookAgain => state.look_again(&myself, false),
+            DispatcherMsg::LookAgain => match &mut state.search {
+                // One that is begun anew each time would never come to its end.
+                Some(search) => search.again = true,
+                None => state.look_again(&myself, false),
+            },
             DispatcherMsg::Acquired(slots) => state.acquired(&myself, slots),
             DispatcherMsg::HandOver(slots) => state.hand_over(&slots),
             DispatcherMsg::Lost(slots) => state.lose(&slots),

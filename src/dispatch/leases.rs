@@ -2,7 +2,7 @@
 //!
 //! On SQLite there is one process, which holds all of them for good.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,17 @@ pub(super) struct Leases {
     table: RwLock<Table>,
     /// Other nodes are alive.
     company: AtomicBool,
+    /// What all times below are counted from, in milliseconds.
+    since: Instant,
+    /// All that was committed until then is known here.
+    known: AtomicU64,
+    /// When the last search for work that came to its end began.
+    searched: AtomicU64,
 }
+
+/// How long what is known of subscriptions may be acted on. The answer to a pause promises that nothing starts a second
+/// later, wherever that would be, and whatever has fallen silent in between.
+const CURRENT_FOR: Duration = Duration::from_millis(900);
 
 struct Table {
     epochs: [Option<Epoch>; SLOTS],
@@ -28,13 +38,24 @@ impl Leases {
     /// All slots, for good.
     pub(super) fn whole(lease: Duration) -> Self {
         let table = Table { epochs: [Some(Epoch::default()); SLOTS], served: [true; SLOTS], renewed: None };
-        Self { lease, table: RwLock::new(table), company: AtomicBool::new(false) }
+        Self::of(lease, table)
     }
 
     /// No slots yet.
     pub(super) fn shared(lease: Duration) -> Self {
         let table = Table { epochs: [None; SLOTS], served: [false; SLOTS], renewed: Some(Instant::now()) };
-        Self { lease, table: RwLock::new(table), company: AtomicBool::new(false) }
+        Self::of(lease, table)
+    }
+
+    fn of(lease: Duration, table: Table) -> Self {
+        Self {
+            lease,
+            table: RwLock::new(table),
+            company: AtomicBool::new(false),
+            since: Instant::now(),
+            known: AtomicU64::new(0),
+            searched: AtomicU64::new(0),
+        }
     }
 
     /// How long a lease is.
@@ -108,9 +129,45 @@ impl Leases {
         self.company.load(Ordering::Relaxed)
     }
 
-    /// Other nodes are alive, or none is.
+    /// Other nodes are alive, or none is. Until one was seen nobody else can have changed anything.
     pub(super) fn set_company(&self, company: bool) {
+        if !self.company.load(Ordering::Relaxed) {
+            self.knows_until(Instant::now());
+        }
         self.company.store(company, Ordering::Relaxed);
+    }
+
+    /// Whether a request for the slot may leave now.
+    pub(super) fn may_send(&self, slot: Slot, now: Instant) -> bool {
+        self.may_start(now) && self.epoch(slot).is_some()
+    }
+
+    /// Whether anything may start now: the leases are valid, and whatever others changed a moment ago is known.
+    pub(super) fn may_start(&self, now: Instant) -> bool {
+        let known = self.since + Duration::from_millis(self.known.load(Ordering::Relaxed));
+        let is_current = !self.has_company() || now.saturating_duration_since(known) < CURRENT_FOR;
+        is_current && self.standing(now) == Standing::Valid
+    }
+
+    /// All that others had committed by `at` is known here.
+    pub(super) fn knows_until(&self, at: Instant) {
+        self.known.fetch_max(self.millis(at), Ordering::Relaxed);
+    }
+
+    /// A search for work that began at `began` has come to its end. What it found is with the lanes by the end of the
+    /// next one, at the latest.
+    pub(super) fn searched(&self, began: Instant) {
+        let before = self.searched.fetch_max(self.millis(began), Ordering::Relaxed);
+        self.known.fetch_max(before, Ordering::Relaxed);
+    }
+
+    /// Whether a search that began at `at` or later has come to its end.
+    pub(super) fn has_searched_since(&self, at: Instant) -> bool {
+        self.searched.load(Ordering::Relaxed) >= self.millis(at)
+    }
+
+    fn millis(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX)
     }
 
     fn table(&self) -> RwLockReadGuard<'_, Table> {

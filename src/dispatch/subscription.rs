@@ -72,10 +72,10 @@ pub(super) struct State {
 impl Early {
     fn note(&mut self, message: LaneMsg) {
         match message {
-            LaneMsg::Changed(after) => {
-                if self.changed.as_ref().is_none_or(|known| known.version < after.version) {
-                    self.changed = Some(after);
-                }
+            LaneMsg::Changed(after)
+                if self.changed.as_ref().is_none_or(|known| known.version < after.version) =>
+            {
+                self.changed = Some(after);
             }
             LaneMsg::Accepted(queued) => self.last = self.last.max(Some(queued.ticket.sequence)),
             LaneMsg::Stored(last) => self.last = self.last.max(Some(last)),
@@ -151,6 +151,7 @@ impl State {
             LaneMsg::Opened(_)
             | LaneMsg::Loaded(_)
             | LaneMsg::Attempted(..)
+            | LaneMsg::Withdrawn(_)
             | LaneMsg::Recorded(_)
             | LaneMsg::Refreshed(..)
             | LaneMsg::Place(_)
@@ -196,6 +197,7 @@ impl State {
     fn drive(&mut self, myself: &ActorRef<LaneMsg>) -> Result<(), ActorProcessingErr> {
         let Some(shell) = &mut self.shell else { return Ok(()) };
         let now = Instant::now();
+        shell.tell_clearance();
         while let Some(action) = shell.lane.poll(now, &mut shell.gate) {
             match action {
                 Action::Start { ticket, attempt } => shell.start(&self.parts, myself, ticket, attempt)?,

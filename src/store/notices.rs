@@ -7,7 +7,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use posthorn_domain::id::{Sequence, SubscriptionId};
+use posthorn_domain::id::{NodeId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use sea_orm::sqlx::postgres::PgListener;
 use sea_orm::{ConnectionTrait, DbBackend, Statement};
@@ -39,8 +39,9 @@ pub enum Notice {
     Namespace,
     /// A node came, left, or gave slots back.
     Nodes,
-    /// Nothing: whoever hears it knows that notices come through.
-    Alive,
+    /// Nothing: the node that sent it as its so manieth knows by it that it heard all that was committed before. Of an
+    /// earlier version it bears nothing.
+    Alive(Option<(NodeId, u64)>),
 }
 
 impl fmt::Display for Notice {
@@ -57,7 +58,8 @@ impl fmt::Display for Notice {
             Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
             Self::Namespace => f.write_str("namespace"),
             Self::Nodes => f.write_str("nodes"),
-            Self::Alive => f.write_str("alive"),
+            Self::Alive(None) => f.write_str("alive"),
+            Self::Alive(Some((node, number))) => write!(f, "alive {node} {number}"),
         }
     }
 }
@@ -94,7 +96,13 @@ impl FromStr for Notice {
             "tenant" => Self::Tenant(words.next().and_then(|word| word.parse().ok()).ok_or(NoNotice)?),
             "namespace" => Self::Namespace,
             "nodes" => Self::Nodes,
-            "alive" => Self::Alive,
+            "alive" => match words.next() {
+                None => Self::Alive(None),
+                Some(node) => {
+                    let number = words.next().and_then(|word| word.parse().ok()).ok_or(NoNotice)?;
+                    Self::Alive(Some((node.parse().map_err(|_| NoNotice)?, number)))
+                }
+            },
             _ => return Err(NoNotice),
         };
         words.next().is_none().then_some(notice).ok_or(NoNotice)
@@ -118,7 +126,7 @@ pub struct Listener(PgListener);
 impl Store {
     /// Tells all processes at once.
     pub async fn tell(&self, notice: &Notice) -> Result<(), Error> {
-        tell(&self.orm, notice).await
+        tell(&self.lanes, notice).await
     }
 
     /// Hears notices from now on; none where there is nobody else.
@@ -168,11 +176,23 @@ mod tests {
             Notice::Tenant(Tenant::default()),
             Notice::Namespace,
             Notice::Nodes,
-            Notice::Alive,
+            Notice::Alive(None),
+            Notice::Alive(Some((NodeId(Uuid::from_u128(3)), 7))),
         ] {
             assert_eq!(notice.to_string().parse(), Ok(notice));
         }
-        for text in ["", "accepted 7", "changed", "changed x", "skipped 1", "nodes 1", "tenant", "what"] {
+        for text in [
+            "",
+            "accepted 7",
+            "changed",
+            "changed x",
+            "skipped 1",
+            "nodes 1",
+            "tenant",
+            "what",
+            "alive x 1",
+            "alive 1",
+        ] {
             assert_eq!(text.parse::<Notice>(), Err(NoNotice), "{text}");
         }
     }

@@ -1,12 +1,13 @@
 //! Finding the lanes that have work.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::places::Claim;
 use ractor::ActorRef;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::{debug, info};
 
 use super::super::subscription::LaneMsg;
 use super::{DispatcherMsg, RESTART_PAUSE, SEARCH_STEP, Search, Sleep, State};
@@ -17,7 +18,8 @@ impl State {
     pub(super) fn look_again(&mut self, myself: &ActorRef<DispatcherMsg>, news: bool) {
         let news = news || self.search.take().is_some_and(|search| search.news);
         self.searches += 1;
-        self.search = Some(Search { number: self.searches, news, after: None, step: None });
+        let (number, began) = (self.searches, Instant::now());
+        self.search = Some(Search { number, news, began, again: false, after: None, step: None });
         self.search_on(myself);
     }
 
@@ -36,7 +38,7 @@ impl State {
                         let _ = myself.cast(DispatcherMsg::Found(number, found));
                         return;
                     }
-                    Err(error) => warn!(%error, "lanes with work could not be read yet"),
+                    Err(error) => debug!(%error, "lanes with work could not be read yet"),
                 }
                 tokio::time::sleep(RESTART_PAUSE).await;
             }
@@ -54,12 +56,17 @@ impl State {
             return;
         }
         let Some(last) = found.last().map(|lane| lane.id) else {
-            if self.search.take().is_some_and(|search| search.news) {
+            let Some(search) = self.search.take() else { return };
+            self.parts.leases.searched(search.began);
+            if search.news {
                 info!(
                     busy = self.lanes.len(),
                     asleep = self.sleepers.len(),
                     "all that was unfinished goes on"
                 );
+            }
+            if search.again {
+                self.look_again(myself, false);
             }
             return;
         };

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use posthorn_domain::cluster::Standing;
 use posthorn_domain::lane::{Gate, Hold};
 use posthorn_domain::places::Claim;
 use posthorn_domain::subscription::RateLimit;
@@ -39,6 +38,8 @@ pub(super) struct ShellGate {
     /// Since when the lane has been in memory.
     since: Instant,
     rate: Pace,
+    /// The subscription was changed, and is being read again.
+    pub(super) in_doubt: bool,
 }
 
 impl ShellGate {
@@ -59,6 +60,7 @@ impl ShellGate {
             crowded_out: None,
             since: Instant::now(),
             rate: Pace::new(rate),
+            in_doubt: false,
         }
     }
 
@@ -106,7 +108,11 @@ impl ShellGate {
 
 impl Gate for ShellGate {
     fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold> {
-        if self.parts.leases.standing(now) != Standing::Valid {
+        if self.in_doubt {
+            // Whoever reads the subscription again says when that is done.
+            return Err(Hold::Capacity);
+        }
+        if !self.parts.leases.may_start(now) {
             return Err(Hold::Lease(now + LEASE_PAUSE));
         }
         // Whatever it waits for now, it is not on its way any more.

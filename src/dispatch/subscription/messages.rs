@@ -31,6 +31,8 @@ pub(in crate::dispatch) enum LaneMsg {
     Loaded(Vec<Waiting>),
     /// A request ended.
     Attempted(Sequence, Box<Attempted>),
+    /// A request was not made after all.
+    Withdrawn(Sequence),
     /// An outcome is committed.
     Recorded(Sequence),
     /// Somebody ended a delivery.

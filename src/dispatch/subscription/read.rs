@@ -8,7 +8,7 @@ use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::{self, Health, Outset, Policy, Queued, Ticket};
 use posthorn_domain::limits::RETRY_DELAY_MAX;
 use ractor::ActorRef;
-use tracing::warn;
+use tracing::debug;
 
 use super::super::Parts;
 use super::super::backoff::Backoff;
@@ -69,7 +69,7 @@ where
             let _turn = parts.loads.acquire().await;
             match read().await {
                 Ok(found) => return found,
-                Err(error) => warn!(%error, "a lane could not be read yet"),
+                Err(error) => debug!(%error, "a lane could not be read yet"),
             }
         }
         backoff.pause().await;

@@ -12,12 +12,13 @@ use posthorn_domain::subscription::Subscription;
 use posthorn_domain::time::Timestamp;
 use ractor::{ActorProcessingErr, ActorRef};
 use rand::RngExt as _;
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
 use super::super::Parts;
 use super::super::admission::{Invitation, Place};
-use super::super::attempt::{self, Attempted};
+use super::super::attempt::{self, Attempted, Clearance, Leave};
 use super::super::limits::ShownLimit;
 use super::super::outcome_writer::{Ended, Item};
 use super::gate::ShellGate;
@@ -48,6 +49,8 @@ pub(super) struct Shell {
     refreshes: u64,
     /// What was stored, to be taken in once the subscription was read again.
     pub(super) news: Option<Sequence>,
+    /// Whether requests that are about to leave may still do so.
+    clearance: watch::Sender<Clearance>,
 }
 
 /// A request under way, or its outcome.
@@ -72,6 +75,7 @@ impl Shell {
         invitation: Option<Invitation>,
     ) -> Self {
         let lane = Lane::new(&outset, Instant::now());
+        let clearance = Clearance { version: subscription.version, leave: Leave::Given };
         let rate = subscription.config.rate_limit;
         Self {
             shown: ShownLimit::new(&parts.limits, subscription.id, lane.in_flight_limit()),
@@ -87,6 +91,7 @@ impl Shell {
             refreshing: None,
             refreshes: 0,
             news: None,
+            clearance: watch::Sender::new(clearance),
         }
     }
 
@@ -110,6 +115,10 @@ impl Shell {
                 }
                 let jitter = Jitter::from_thousandths(rand::rng().random_range(-1000..=1000));
                 Some(Event::Finished { sequence, verdict, took, jitter })
+            }
+            LaneMsg::Withdrawn(sequence) => {
+                self.flights.remove(&sequence);
+                Some(Event::Withdrawn { sequence })
             }
             LaneMsg::Recorded(sequence) => {
                 if self.closed_by == Some(sequence) {
@@ -138,6 +147,7 @@ impl Shell {
                     return None;
                 }
                 self.has_closed_itself = false;
+                self.gate.in_doubt = false;
                 // Though nothing may be new: a lane that its own outcome closed waits to hear that it is open.
                 let changed = self.changed(parts, after);
                 let Some(last) = self.news.take() else { return Some(changed) };
@@ -167,6 +177,17 @@ impl Shell {
         }
     }
 
+    /// Tells requests that have not left yet whether they may.
+    pub(super) fn tell_clearance(&self) {
+        let leave = match (self.lane.may_send(), self.gate.in_doubt) {
+            (false, _) => Leave::Refused,
+            (true, true) => Leave::InDoubt,
+            (true, false) => Leave::Given,
+        };
+        let now = Clearance { version: self.subscription.version, leave };
+        self.clearance.send_if_modified(|told| std::mem::replace(told, now) != now);
+    }
+
     /// Whether nothing is sent since a secret cannot be read.
     pub(super) fn is_unreadable(&self) -> bool {
         !self.subscription.unreadable.is_empty()
@@ -178,6 +199,7 @@ impl Shell {
             return;
         }
         self.refreshes += 1;
+        self.gate.in_doubt = true;
         let task = read::refresh(Arc::clone(parts), self.subscription.id, self.refreshes, myself.clone());
         self.refreshing = Some(AbortOnDropHandle::new(tokio::spawn(task)));
     }
@@ -217,10 +239,15 @@ impl Shell {
         let place = self.gate.spend().ok_or("a request started without a place in flight")?;
         let (parts_of_task, subscription, lane) =
             (Arc::clone(parts), Arc::clone(&self.subscription), myself.clone());
+        let clearance = self.clearance.subscribe();
         let task = tokio::spawn(async move {
-            let reply = attempt::make(&parts_of_task, &subscription, ticket, number).await;
+            let message = match attempt::make(&parts_of_task, &subscription, ticket, number, clearance).await
+            {
+                Some(reply) => LaneMsg::Attempted(ticket.sequence, Box::new(reply)),
+                None => LaneMsg::Withdrawn(ticket.sequence),
+            };
             // An actor that died breaks its requests off.
-            let _ = lane.cast(LaneMsg::Attempted(ticket.sequence, Box::new(reply)));
+            let _ = lane.cast(message);
         });
         let flight = Flight {
             place,
