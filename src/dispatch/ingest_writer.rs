@@ -15,14 +15,14 @@ use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::DeliveryId;
 use posthorn_domain::lane::{Queued, Ticket};
 use tokio::time::Instant;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::Parts;
 use super::backoff::Backoff;
 use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
 use super::ingest_queue::{Item, Submitted};
-use crate::store::intake::{Answer, Intake, IntakeWriter};
+use crate::store::intake::{Answer, Intake, IntakeWriter, Known};
 use crate::store::notices::Notice;
 use crate::store::{Error, Payload};
 
@@ -37,25 +37,53 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 pub(super) async fn run(parts: Arc<Parts>) {
     let _writer = parts.ingest.writer().await;
     let mut writer = IntakeWriter::new(&parts.store, parts.settings.backlog_max);
+    let mut in_doubt = false;
     loop {
         // Counted as waiting until all of it is answered.
         let (batch, _taken) = parts.ingest.next().await;
-        if !commit(&parts, &mut writer, batch).await {
-            // Those behind it would each wait as long again.
-            parts.ingest.give_up(PATIENCE);
+        match commit(&parts, &mut writer, batch).await {
+            // What was given up may have been stored after all.
+            Came::Stored if std::mem::take(&mut in_doubt) => {
+                parts.dispatcher.tell(DispatcherMsg::LookAgain);
+            }
+            Came::Stored => {}
+            came @ (Came::Unavailable | Came::Unknown) => {
+                in_doubt |= came == Came::Unknown;
+                // Those behind it would each wait as long again.
+                parts.ingest.give_up(PATIENCE);
+            }
         }
     }
 }
 
-/// Stores a batch and answers everyone who waits for it; false where the store was not available.
-async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> bool {
+/// What came of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// It was answered by the store.
+    Stored,
+    /// The store was not available.
+    Unavailable,
+    /// Nobody knows whether it was stored, or will be.
+    Unknown,
+}
+
+/// Stores a batch and answers everyone who waits for it.
+async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> Came {
     let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
         batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply))).unzip();
     for intake in &mut intakes {
         intake.elsewhere = !parts.leases.serves(Slot::of(intake.subscription_id));
     }
     let answers = store(parts, writer, &intakes).await;
-    let available = !answers.iter().all(|answer| matches!(answer, Err(IngestError::Busy { .. })));
+    let all = |is: fn(&IngestError) -> bool| answers.iter().all(|answer| answer.as_ref().is_err_and(is));
+    let came = if all(|error| matches!(error, IngestError::OutcomeUnknown { .. })) {
+        Came::Unknown
+    } else if all(|error| matches!(error, IngestError::Busy { .. })) {
+        Came::Unavailable
+    } else {
+        Came::Stored
+    };
+    let mut waiting = Vec::new();
     let mut stored = Vec::with_capacity(intakes.len());
     let mut moved = Vec::new();
     for ((intake, answer), (tenant, reply)) in intakes.into_iter().zip(answers).zip(replies) {
@@ -85,8 +113,17 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> b
                 Queued { ticket, key: intake.ordering_key, attempt_count: 0, retry_base: 0, due: None },
             ));
         }
+        if let Ok(Answer::Replayed(Known { sequence, unfinished: true, .. })) = answer {
+            // Its first acceptance may have gone unheard, of its client and of its lane.
+            let id = intake.subscription_id;
+            let whose = if parts.leases.serves(Slot::of(id)) { &mut waiting } else { &mut moved };
+            whose.push((id, sequence));
+        }
         // A client that left waits for nothing.
         let _ = reply.send(answer.map(Submitted::Answered));
+    }
+    if !waiting.is_empty() {
+        parts.dispatcher.tell(DispatcherMsg::Stored(waiting));
     }
     if !moved.is_empty()
         && let Err(error) = parts.store.tell(&Notice::Accepted(moved)).await
@@ -96,7 +133,7 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> b
     if !stored.is_empty() {
         parts.dispatcher.tell(DispatcherMsg::Accepted(stored));
     }
-    available
+    came
 }
 
 /// Stores `intakes`, trying again for a while where that makes sense.
@@ -113,21 +150,32 @@ async fn store(
             return answers;
         }
         match writer.accept(intakes, parts.clock.now()).await {
-            Ok(answers) => return answers.into_iter().map(Ok).collect(),
+            Ok(answers) => {
+                return intakes.iter().zip(answers).map(|(intake, answer)| Ok(own(intake, answer))).collect();
+            }
             Err(Error::Refused(reason)) => return one_by_one(parts, writer, intakes, &reason).await,
             // It may be found, and is not safe for that.
             Err(Error::SyncFailed(_)) => return intakes.iter().map(|_| Err(given_up(true))).collect(),
             Err(Error::OutcomeUnknown(reason)) => {
-                warn!(reason, events = intakes.len(), "the answer to a commit was lost");
+                debug!(reason, events = intakes.len(), "the answer to a commit was lost");
                 unknown = true;
             }
-            // Of `Conflict`, the next try sees the key that another stored.
-            Err(error) => warn!(%error, events = intakes.len(), "events could not be stored"),
+            // Its own rows, which came late, or the key that another stored: the next try sees either.
+            Err(Error::Conflict) => unknown = true,
+            Err(error) => debug!(%error, events = intakes.len(), "events could not be stored yet"),
         }
         if Instant::now() + backoff.next() > deadline {
             return intakes.iter().map(|_| Err(given_up(unknown))).collect();
         }
         backoff.pause().await;
+    }
+}
+
+/// A batch that is written again may meet itself: its first commit came late, and its keys are its own.
+fn own(intake: &Intake, answer: Answer) -> Answer {
+    match answer {
+        Answer::Replayed(known) if known.id == intake.delivery_id => Answer::Stored(known.sequence),
+        other => other,
     }
 }
 

@@ -48,7 +48,7 @@ pub enum Answer {
     /// It is stored, with this number.
     Stored(Sequence),
     /// A delivery bears its idempotency key and the same bytes.
-    Replayed(DeliveryId),
+    Replayed(Known),
     /// A delivery bears its idempotency key and other bytes.
     KeyReused,
     /// There is no such subscription.
@@ -56,6 +56,17 @@ pub enum Answer {
     /// As far as was counted, the subscription has as many unfinished deliveries as it may have;
     /// [`Store::recount_backlog`] may find that it has fewer.
     BacklogFull,
+}
+
+/// A delivery that is stored already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Which.
+    pub id: DeliveryId,
+    /// Its number.
+    pub sequence: Sequence,
+    /// It is still to be sent.
+    pub unfinished: bool,
 }
 
 /// Accepts batches on a connection of its own.
@@ -98,8 +109,8 @@ impl IntakeWriter {
 }
 
 /// What it means that a delivery bears the event's idempotency key, with the same bytes or others.
-const fn known_key(id: DeliveryId, same_bytes: bool) -> Answer {
-    if same_bytes { Answer::Replayed(id) } else { Answer::KeyReused }
+const fn known_key(known: Known, same_bytes: bool) -> Answer {
+    if same_bytes { Answer::Replayed(known) } else { Answer::KeyReused }
 }
 
 /// What it means that an event got this number and there was room for it, or no number at all.

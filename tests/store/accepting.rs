@@ -1,7 +1,7 @@
 //! Accepting: numbers without gaps, idempotency, and what is refused.
 
 use posthorn::store::Replayed;
-use posthorn::store::intake::{Answer, IntakeWriter};
+use posthorn::store::intake::{Answer, IntakeWriter, Known};
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ async fn a_known_key_stores_nothing(backend: Backend) {
     assert_eq!(
         world.accept(&batch).await,
         [
-            Answer::Replayed(first.delivery_id),
+            Answer::Replayed(Known { id: first.delivery_id, sequence: Sequence(1), unfinished: true }),
             Answer::Stored(Sequence(2)),
             Answer::Stored(Sequence(1)),
             Answer::Stored(Sequence(3)),
@@ -140,7 +140,7 @@ async fn a_full_backlog_takes_nothing_more(backend: Backend) {
         [stored(1), stored(2), stored(1), stored(3), full, full]
     );
     let again = idempotent(id, "k", "{}");
-    let replayed = Answer::Replayed(first.delivery_id);
+    let replayed = Answer::Replayed(Known { id: first.delivery_id, sequence: Sequence(1), unfinished: true });
     assert_eq!(writer.accept(&[again, intake(id)], NOW).await.unwrap(), [replayed, full]);
 
     let delivery = world.delivery(first.delivery_id).await;

@@ -127,7 +127,7 @@ impl Control {
         }
         match answer? {
             Answer::Stored(_) => Ok(Accepted { delivery_id, replayed: false }),
-            Answer::Replayed(delivery_id) => Ok(Accepted { delivery_id, replayed: true }),
+            Answer::Replayed(known) => Ok(Accepted { delivery_id: known.id, replayed: true }),
             Answer::KeyReused => Err(IngestError::KeyReused),
             Answer::NoSubscription => Err(IngestError::NotFound),
             Answer::BacklogFull => Err(BACKLOG_FULL),

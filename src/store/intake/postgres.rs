@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::super::Error;
 use super::super::stats::{Writer, minute};
-use super::{Answer, Intake, known_key, numbered};
+use super::{Answer, Intake, Known, known_key, numbered};
 
 /// `judged` locks the lanes in id order, as everything does that locks several, and finds used keys by
 /// `webhook_deliveries_idempotent`; an event without a lane is not in it. `numbered` numbers what is new, and
@@ -22,14 +22,15 @@ use super::{Answer, Intake, known_key, numbered};
 /// comparisons as the batch has pairs.
 const ACCEPT: &str = "
 WITH judged AS MATERIALIZED (
-    SELECT i.*, l.next_sequence, l.finished + $11 AS last, k.id AS known, k.same_bytes
+    SELECT i.*, l.next_sequence, l.finished + $11 AS last, k.id AS known, k.same_bytes,
+           k.sequence AS known_sequence, k.unfinished AS known_unfinished
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $12::bool[],
                 $13::smallint[])
         WITH ORDINALITY AS i (delivery_id, event_id, subscription_id, content_type, payload, ordering_key,
                               idempotency_key, elsewhere, hops, position)
     JOIN lanes l ON l.subscription_id = i.subscription_id
     LEFT JOIN LATERAL (
-        SELECT d.id, (SELECT e.payload FROM events e WHERE e.id = d.event_id) = i.payload AS same_bytes
+        SELECT d.id, d.sequence, d.status < 3 AS unfinished, (SELECT e.payload FROM events e WHERE e.id = d.event_id) = i.payload AS same_bytes
         FROM webhook_deliveries d
         WHERE d.subscription_id = i.subscription_id AND d.idempotency_key = i.idempotency_key LIMIT 1
     ) k ON i.idempotency_key IS NOT NULL
@@ -63,7 +64,8 @@ WITH judged AS MATERIALIZED (
     SELECT pg_notify('posthorn', 'accepted ' || string_agg(subscription_id || ' ' || sequence, ' '))
     FROM last_ones GROUP BY piece
 )
-SELECT position, sequence, sequence <= last, known, same_bytes, (SELECT count(*) FROM told) FROM numbered";
+SELECT position, sequence, sequence <= last, known, same_bytes, (SELECT count(*) FROM told), known_sequence,
+    known_unfinished FROM numbered";
 
 pub(super) async fn accept(
     connection: &mut PgConnection,
@@ -98,7 +100,14 @@ pub(super) async fn accept(
         let answer = usize::try_from(position - 1).ok().and_then(|place| answers.get_mut(place));
         let answer = answer.ok_or_else(|| Error::corrupt("position in a batch", position))?;
         *answer = match known.zip(same) {
-            Some((id, same)) => known_key(DeliveryId(id), same),
+            Some((id, same)) => {
+                let known = Known {
+                    id: DeliveryId(id),
+                    sequence: Sequence(row.try_get(6)?),
+                    unfinished: row.try_get(7)?,
+                };
+                known_key(known, same)
+            }
             None => numbered(sequence.zip(room)),
         };
     }

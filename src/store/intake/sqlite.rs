@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::Error;
 use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
-use super::{Answer, Intake, known_key, numbered};
+use super::{Answer, Intake, Known, known_key, numbered};
 
 pub(super) async fn accept(
     connection: &mut SqliteConnection,
@@ -25,8 +25,8 @@ pub(super) async fn accept(
     let mut answers = Vec::with_capacity(batch.len());
     let mut fresh = Vec::with_capacity(batch.len());
     for (place, intake) in (0..).zip(batch) {
-        if let Some((id, same_bytes)) = known.get(&place) {
-            answers.push(known_key(*id, *same_bytes));
+        if let Some((known, same_bytes)) = known.get(&place) {
+            answers.push(known_key(*known, *same_bytes));
             continue;
         }
         let lane = lanes.get_mut(&intake.subscription_id);
@@ -52,7 +52,7 @@ pub(super) async fn accept(
 async fn known(
     connection: &mut SqliteConnection,
     batch: &[Intake],
-) -> Result<BTreeMap<i64, (DeliveryId, bool)>, Error> {
+) -> Result<BTreeMap<i64, (Known, bool)>, Error> {
     let keyed: Vec<_> = (0_i64..)
         .zip(batch)
         .filter_map(|(place, intake)| Some((place, intake, intake.idempotency_key.as_deref()?)))
@@ -60,7 +60,7 @@ async fn known(
     let mut known = BTreeMap::new();
     for (rows, chunk) in chunks(&keyed) {
         let sql = format!(
-            "SELECT k.column1, d.id, e.payload FROM ({}) AS k \
+            "SELECT k.column1, d.id, d.sequence, d.status < 3, e.payload FROM ({}) AS k \
              CROSS JOIN webhook_deliveries d ON d.subscription_id = k.column2 AND d.idempotency_key = k.column3 \
              CROSS JOIN events e ON e.id = d.event_id",
             rows.values("(?, ?, ?)")
@@ -69,10 +69,11 @@ async fn known(
         for (place, intake, key) in chunk {
             query = query.bind(place).bind(intake.subscription_id.0).bind(key);
         }
-        let found: Vec<(i64, Uuid, Vec<u8>)> = query.fetch_all(&mut *connection).await?;
-        known.extend(found.into_iter().map(|(place, id, payload)| {
+        let found: Vec<(i64, Uuid, i64, bool, Vec<u8>)> = query.fetch_all(&mut *connection).await?;
+        known.extend(found.into_iter().map(|(place, id, sequence, unfinished, payload)| {
             let intake = usize::try_from(place).ok().and_then(|place| batch.get(place));
-            (place, (DeliveryId(id), intake.is_some_and(|intake| intake.payload == payload)))
+            let known = Known { id: DeliveryId(id), sequence: Sequence(sequence), unfinished };
+            (place, (known, intake.is_some_and(|intake| intake.payload == payload)))
         }));
     }
     Ok(known)
