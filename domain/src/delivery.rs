@@ -151,6 +151,8 @@ named_states! {
         TenantRateLimit = 7 "tenant_rate_limit",
         /// No place in flight is free.
         Capacity = 8 "capacity",
+        /// No node may send for its slot now.
+        NoOwner = 9 "no_owner",
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Facts {
     pub circuit: StoredCircuit,
     /// What its lane says; none where it has none or is about to send.
     pub held: Option<Held>,
+    /// Whether a node may send for its slot.
+    pub has_owner: bool,
 }
 
 /// The circuit as stored: what holds a lane that nobody has in memory.
@@ -94,6 +96,7 @@ impl Facts {
             StoredCircuit::Closed => None,
         };
         match (held, self.circuit) {
+            _ if !self.has_owner => WaitingFor::reason(WaitingReason::NoOwner),
             (Some(Held::Circuit(Some(until))), _) => open(stored.or_else(|| Some(wall(until)))),
             (Some(Held::Circuit(None)), _) => open(None),
             (Some(Held::Gate(Hold::Rate(at))), _) => WaitingFor::until(WaitingReason::RateLimit, wall(at)),
@@ -130,6 +133,7 @@ mod tests {
         earlier: None,
         circuit: StoredCircuit::Closed,
         held: None,
+        has_owner: true,
     };
 
     fn explained(facts: Facts) -> Option<WaitingFor> {
@@ -188,6 +192,11 @@ mod tests {
             ),
             ("its rate", held(Held::Gate(Hold::Rate(at))), until(WaitingReason::RateLimit)),
             ("its tenant's", held(Held::Gate(Hold::TenantRate(at))), until(WaitingReason::TenantRateLimit)),
+            (
+                "nobody to send it",
+                Facts { has_owner: false, circuit: StoredCircuit::Open(Some(LATER)), ..FREE },
+                because(WaitingReason::NoOwner),
+            ),
             ("the node", held(Held::Gate(Hold::Capacity)), because(WaitingReason::Capacity)),
             ("many who wait", held(Held::Gate(Hold::Crowd)), because(WaitingReason::Capacity)),
             ("the lane's own limit", held(Held::Limit), because(WaitingReason::Capacity)),
@@ -210,6 +219,7 @@ mod tests {
             earlier: Some(Sequence(7)),
             circuit: StoredCircuit::Open(Some(LATER)),
             held: Some(Held::InFlight),
+            has_owner: true,
         };
         let mut said = |change: fn(&mut Facts, Instant)| {
             change(&mut facts, at);

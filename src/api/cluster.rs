@@ -25,6 +25,9 @@ struct ClusterView {
     /// All that were heard of lately, the oldest first; the first thousand of them.
     #[oai(validator(max_items = "1000"))]
     nodes: Vec<Node>,
+    /// Slots that no node holds now: nothing is sent for the subscriptions whose ids end with these bytes.
+    #[oai(validator(max_items = "256"))]
+    slots_without_node: Vec<u8>,
 }
 
 /// A running process.
@@ -61,7 +64,9 @@ impl Cluster {
         caller.check_admin()?;
         let (node, cluster) = self.control.cluster().await?;
         let nodes = cluster.nodes.iter().map(|node| Node::new(node, &cluster.slots)).collect();
-        Ok(Json(ClusterView { node: node.0, nodes }))
+        let nobodys = cluster.slots.iter().filter(|holder| holder.node.is_none());
+        let slots_without_node = nobodys.map(|holder| holder.slot.0).collect();
+        Ok(Json(ClusterView { node: node.0, nodes, slots_without_node }))
     }
 }
 

@@ -112,12 +112,13 @@ impl Status {
     /// The problem names the part that is not ready.
     #[oai(path = "/health/ready", method = "get", operation_id = "getReadiness", tag = "Tag::Health")]
     async fn ready(&self) -> Result<Json<Health>, Problem> {
-        match self.control.store().ready().await {
-            Ok(()) => Ok(Json(Health { status: HealthStatus::Ok })),
-            Err(error) => {
-                tracing::warn!(%error, "not ready");
-                Err(Problem::not_ready("the database is not ready"))
-            }
+        if let Err(error) = self.control.store().ready().await {
+            tracing::debug!(%error, "not ready");
+            return Err(Problem::not_ready("the database is not ready"));
+        }
+        match self.control.stuck_slots() {
+            0 => Ok(Json(Health { status: HealthStatus::Ok })),
+            _ => Err(Problem::not_ready("some slots have no node: what is accepted for them is not sent")),
         }
     }
 

@@ -221,6 +221,11 @@ impl Control {
         }
     }
 
+    /// Slots that no node may send for, since none can take them; 0 where all is well.
+    pub fn stuck_slots(&self) -> usize {
+        self.parts.membership.stuck()
+    }
+
     /// This node, and all nodes with the slots that they hold.
     pub async fn cluster(&self) -> Result<(NodeId, Cluster), Error> {
         let membership = &self.parts.membership;

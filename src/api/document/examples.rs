@@ -116,6 +116,7 @@ pub(super) fn of_schema(name: &str) -> Option<Value> {
                 "leaving": false,
                 "slots": [0, 1, 2, 3],
             }],
+            "slots_without_node": [],
         }),
         "SystemStats" => json!({
             "total_subscriptions": 12,

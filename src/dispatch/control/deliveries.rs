@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use posthorn_domain::audit::{Action, Actor};
+use posthorn_domain::cluster::Slot;
 use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey, WaitingFor};
 use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use posthorn_domain::lane::Held;
@@ -92,6 +93,9 @@ impl Control {
             return Ok(vec![None; deliveries.len()]);
         };
         let held = self.held(id, deliveries).await;
+        let slot = Slot::of(id);
+        let is_here = self.parts.leases.serves(slot) && self.parts.leases.may_start(Instant::now());
+        let has_owner = is_here || self.parts.store.is_owned(slot).await?;
         let mut lines = Lines::default();
         let mut reasons = Vec::with_capacity(deliveries.len());
         for (delivery, held) in deliveries.iter().zip(held) {
@@ -105,6 +109,7 @@ impl Control {
                     CircuitState::Open | CircuitState::HalfOpen => StoredCircuit::Open(view.circuit.retry_at),
                 },
                 held,
+                has_owner,
             };
             if facts.depend_on_its_line() {
                 facts.earlier = self.earlier(&view.subscription, delivery, &mut lines).await?;
