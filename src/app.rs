@@ -1,7 +1,7 @@
 //! Builds the parts, connects them, and takes them down: the only place that knows them all.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::api_key::KeyDigest;
@@ -58,6 +58,9 @@ pub enum Error {
     Signals(std::io::Error),
 }
 
+/// Between two tries to open the database.
+const START_PAUSE: Duration = Duration::from_millis(500);
+
 /// The running service.
 pub struct App {
     address: SocketAddr,
@@ -76,17 +79,7 @@ impl App {
             Some(files) => Some(Tls::open(files).await?),
             None => None,
         };
-        let store = Store::connect(&store_settings(config)).await?;
-        store.check_version().await?;
-        let lock = store.lock_instance().await?;
-        if let Err(error) = store.check_durability().await {
-            match config.profile {
-                Profile::Production => return Err(error.into()),
-                Profile::Development => warn!(%error, "not durable"),
-            }
-        }
-        store.settle_log().await?;
-        store.migrate_up().await?;
+        let (store, lock) = open_store(config).await?;
         let lock = Some(lock).filter(|_| !store.is_shared());
         let sealed = store.check_secrets().await?;
         let has_keys = store.has_keys(false).await?;
@@ -189,11 +182,52 @@ impl App {
     }
 }
 
+/// Opens the database and brings its schema up to date; waits for one that is not there yet.
+async fn open_store(config: &Config) -> Result<(Store, InstanceLock), Error> {
+    let (begun, mut told) = (Instant::now(), false);
+    loop {
+        let error = match try_to_open(config).await {
+            Ok(opened) => return Ok(opened),
+            Err(error) => error,
+        };
+        let may_pass = matches!(
+            error,
+            Error::Store(
+                store::Error::Unavailable(_) | store::Error::SessionLost(_) | store::Error::OutcomeUnknown(_)
+            )
+        );
+        if !may_pass || begun.elapsed() >= config.start_patience {
+            return Err(error);
+        }
+        if !std::mem::replace(&mut told, true) {
+            warn!(reason = %error, patience = ?config.start_patience, "waiting for the database");
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
+}
+
+async fn try_to_open(config: &Config) -> Result<(Store, InstanceLock), Error> {
+    let store = Store::connect(&store_settings(config)).await?;
+    store.check_version().await?;
+    let lock = store.lock_instance().await?;
+    if let Err(error) = store.check_durability().await {
+        match config.profile {
+            Profile::Production => return Err(error.into()),
+            Profile::Development => warn!(%error, "not durable"),
+        }
+    }
+    store.settle_log().await?;
+    store.check_file().await?;
+    store.migrate_up().await?;
+    Ok((store, lock))
+}
+
 /// Where the database is.
 pub fn store_settings(config: &Config) -> store::Settings {
     store::Settings {
         url: config.database_url.0.clone(),
         direct_url: config.database_listen_url.as_ref().map(|url| url.0.clone()),
+        lease: config.lease,
         encryption_key: config.encryption_key.clone(),
         previous_encryption_key: config.previous_encryption_key.clone(),
     }

@@ -82,6 +82,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// `POSTHORN_BEHIND_PROXY`.
     pub behind_proxy: bool,
+    /// `POSTHORN_START_PATIENCE_SECONDS`.
+    pub start_patience: Duration,
     /// `POSTHORN_IDLE_TIMEOUT_SECONDS`.
     pub idle_timeout: Duration,
     /// `POSTHORN_TLS_CERTIFICATE`.
@@ -191,6 +193,7 @@ impl Config {
             profile,
             listen: from.parsed("POSTHORN_LISTEN", "an address with a port, such as 127.0.0.1:8000")?,
             behind_proxy: from.one_of("POSTHORN_BEHIND_PROXY", &[("true", true), ("false", false)])?,
+            start_patience: from.seconds("POSTHORN_START_PATIENCE_SECONDS", MILLISECOND, 3600 * SECOND)?,
             idle_timeout: from.seconds("POSTHORN_IDLE_TIMEOUT_SECONDS", SECOND, 3600 * SECOND)?,
             tls_certificate: from
                 .optional("POSTHORN_TLS_CERTIFICATE", "a file", |_| true)?

@@ -24,6 +24,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!(config.disable_after, Some(Duration::from_hours(120)));
     assert_eq!(config.allowed_private_networks.len(), 2);
     assert_eq!(config.log_format, LogFormat::Text);
+    assert_eq!(config.start_patience, Duration::from_mins(1));
     assert_eq!(config.idle_timeout, Duration::from_secs(75));
 }
 
@@ -232,10 +233,11 @@ fn only_a_laptop_that_nobody_else_reaches_is_open() {
 }
 
 /// Every variable, with values at and beyond its edges.
-const VALUES: [(&str, &[&str]); 34] = [
+const VALUES: [(&str, &[&str]); 35] = [
     ("POSTHORN_PROFILE", &["development", "production", "Production"]),
     ("POSTHORN_LISTEN", &["127.0.0.1:8000", "[::]:443", "0.0.0.0:0", "localhost:80", ":80"]),
     ("POSTHORN_BEHIND_PROXY", &["true", "false", "1"]),
+    ("POSTHORN_START_PATIENCE_SECONDS", &["0.001", "3600", "0", "3601"]),
     ("POSTHORN_IDLE_TIMEOUT_SECONDS", &["1", "75", "0.5", "3601"]),
     ("POSTHORN_TLS_CERTIFICATE", &["a.pem", "/"]),
     ("POSTHORN_TLS_KEY", &["a.key"]),

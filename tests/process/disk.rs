@@ -42,6 +42,36 @@ async fn a_sync_that_fails_ends_the_process() {
     assert!(sequences.is_sorted(), "{sequences:?}");
 }
 
+/// The file was damaged while the process was down, which did not end by itself: the next start says so and ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_file_is_found_after_a_kill() {
+    let mut posthorn = Posthorn::start(Backend::Sqlite).await;
+    let id = posthorn.client().subscribe("http://127.0.0.1:9/", json!({})).await.id;
+    posthorn.client().post(format!("/subscriptions/{id}/pause")).await.expect(200);
+    for n in 0..100 {
+        posthorn.client().ingest(&id, json!({"n": n, "text": "x".repeat(2000)})).await;
+    }
+    // Ended by itself, so that all is in the file, and killed, so that there is a log.
+    posthorn.terminate().await;
+    posthorn.start_again().await;
+    posthorn.client().ingest(&id, json!(100)).await;
+    posthorn.kill().await;
+    let url = posthorn.database.url();
+    let path = PathBuf::from(url.strip_prefix("sqlite://").unwrap());
+    let mut bytes = std::fs::read(&path).unwrap();
+    // The heads of pages in the middle, which hold payloads.
+    let middle = bytes.len() / 2 / 4096 * 4096;
+    for page in 0..8 {
+        bytes[middle + page * 4096..][..64].fill(0xee);
+    }
+    std::fs::write(&path, bytes).unwrap();
+    let settings = [("DATABASE_URL".to_owned(), url)];
+    let mut process = crate::support::server::Process::spawn(&posthorn.database, &settings, &["serve"]);
+    assert_eq!(process.ended().await.code(), Some(1));
+    let log = process.log.lines();
+    assert!(log.iter().any(|line| line.contains("the database file is damaged")), "{log:#?}");
+}
+
 /// Makes each sync of a process fail, by strace, for as long as what is returned lives; none where strace is not
 /// installed, which under `CI=true` is a failure.
 async fn failing_syncs(process_id: u32) -> Option<Child> {

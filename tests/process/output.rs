@@ -279,7 +279,13 @@ async fn passwords_of_the_database_stay_secret(backend: Backend) {
     assert_eq!(told, None);
 
     for (arguments, settings) in [
-        (&["serve"][..], &[("DATABASE_URL", "postgres://posthorn:canary-password@127.0.0.1:1/none")][..]),
+        (
+            &["serve"][..],
+            &[
+                ("DATABASE_URL", "postgres://posthorn:canary-password@127.0.0.1:1/none"),
+                ("POSTHORN_START_PATIENCE_SECONDS", "0.1"),
+            ][..],
+        ),
         (&["serve"], &[("DATABASE_URL", "postgres://posthorn:canary-password@:99999/none")]),
         (&["serve"], &[("DATABASE_URL", "mysql://posthorn:canary-password@127.0.0.1:1/none")]),
         (&["serve"], &[("DATABASE_LISTEN_URL", "canary-password")]),
