@@ -124,26 +124,26 @@ async fn only_reads(database: &Database, on: &str) {
 }
 
 /// A strict subscription whose endpoint takes everything.
-struct Line {
-    client: Client,
-    receiver: Receiver,
-    id: String,
+pub(crate) struct Line {
+    pub(crate) client: Client,
+    pub(crate) receiver: Receiver,
+    pub(crate) id: String,
 }
 
 impl Line {
-    async fn start(posthorn: &Posthorn) -> Self {
+    pub(crate) async fn start(posthorn: &Posthorn) -> Self {
         let client = posthorn.client().clone();
         let receiver = Receiver::always(Reply::status(200)).await;
         let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
         Self { client, receiver, id }
     }
 
-    async fn ingest(&self) -> Answer {
+    pub(crate) async fn ingest(&self) -> Answer {
         self.client.call(Method::POST, format!("/ingest/{}", self.id)).json(&json!({"n": 0})).send().await
     }
 
     /// So many events, each as soon as it is taken.
-    async fn accepted(&self, count: usize) {
+    pub(crate) async fn accepted(&self, count: usize) {
         for _ in 0..count {
             let answer = eventually("an event is accepted", async || {
                 let answer = self.ingest().await;
@@ -153,7 +153,7 @@ impl Line {
         }
     }
 
-    async fn delivered(&self, accepted: &Answer) {
+    pub(crate) async fn delivered(&self, accepted: &Answer) {
         let id = accepted.json["delivery_id"].as_str().expect("an id");
         eventually("the delivery", async || {
             let answer = self.client.get(format!("/deliveries/{id}")).await;
@@ -163,7 +163,7 @@ impl Line {
     }
 
     /// What the endpoint saw never goes back; what was in flight at a fault may come twice.
-    fn in_order(&self) {
+    pub(crate) fn in_order(&self) {
         let sequences: Vec<_> = self.receiver.requests().iter().map(Received::sequence).collect();
         assert!(sequences.is_sorted(), "{sequences:?}");
     }

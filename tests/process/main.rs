@@ -65,6 +65,7 @@ mod retry_after;
 mod scale;
 mod secrets;
 mod shared_cache;
+mod silence;
 mod status;
 mod strangers;
 mod subscription_refusals;
