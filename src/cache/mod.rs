@@ -203,7 +203,12 @@ impl Caches {
         if !is_shared && let Ok(bytes) = self.store.encode_subscription(&subscription) {
             self.share(found.place, subscription.version, bytes);
         }
-        Ok(Some(self.keep_subscription(subscription).await))
+        let kept = self.keep_subscription(subscription).await;
+        // A change that was told of between that look and this keeping found nothing to forget.
+        if self.doubt.count.load(Ordering::Acquire) != doubts {
+            self.forget_subscription(id).await;
+        }
+        Ok(Some(kept))
     }
 
     /// A tenant's part of the statistics; where it takes long to count, as counted a while ago.
