@@ -120,7 +120,16 @@ class GeneratedClient(unittest.TestCase):
         limit = RateLimit(requests_per_second=0.5, burst=3)
         limited = update_tenant.sync("generated", client=CLIENT, body=TenantUpdate(ingest_limit=limit, max_in_flight=7))
         assert isinstance(limited, Tenant), limited
-        self.assertEqual(limited, Tenant(tenant="generated", rate_limit=None, max_in_flight=7, ingest_limit=limit))
+        expected = Tenant(
+            tenant="generated",
+            rate_limit=None,
+            max_in_flight=7,
+            ingest_limit=limit,
+            control_limit=None,
+            max_subscriptions=None,
+            max_stored_bytes=None,
+        )
+        self.assertEqual(limited, expected)
 
         cleared = update_tenant.sync("generated", client=CLIENT, body=TenantUpdate(ingest_limit=None))
         assert isinstance(cleared, Tenant), cleared
