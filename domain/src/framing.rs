@@ -291,6 +291,7 @@ mod tests {
             ("empty lines before it", "\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), false),
             ("a bare one before it", "\nGET / HTTP/1.1\r\nhost: a\r\n\r\n".to_owned(), true),
             ("a body may have any bytes", format!("{length}a\nbGET / HTTP/1.1\r\n\r\n"), false),
+            ("bare after a body that ends in CR", format!("{length}ab\r\nGET / HTTP/1.1\r\n\r\n"), true),
             ("a second head", format!("{length}a\nbGET / HTTP/1.1\n\r\n"), true),
             ("chunks may have any bytes", format!("{chunked}3;x\r\na\nb\r\n0\r\n\r\n"), false),
             ("bare after a size", format!("{chunked}3\na\nb\r\n0\r\n\r\n"), true),
@@ -324,7 +325,9 @@ mod tests {
             prop_assert_eq!(found(&bytes, piece), at);
             if let Some(at) = at {
                 prop_assert_eq!(bytes.as_bytes()[at], b'\n');
-                prop_assert!(at == 0 || bytes.as_bytes()[at - 1] != b'\r');
+                // The CR before it may be a body's last byte.
+                let has_body = parts.iter().any(|part| part.ends_with("4\r\n") || part.ends_with("chunked\r\n"));
+                prop_assert!(has_body || at == 0 || bytes.as_bytes()[at - 1] != b'\r');
             }
         }
     }
