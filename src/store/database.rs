@@ -54,8 +54,9 @@ impl Database {
         self.deadline
     }
 
-    /// Runs `work` in a transaction for at most the deadline. Given up then, its connection is of a generation that is
-    /// given up with it. None: no answer in time.
+    /// Runs `work` in a transaction, to PostgreSQL for at most the deadline: given up then, its connection is of a
+    /// generation that is given up with it. A connection to a file would be used again with what was begun on it, so
+    /// there it goes on to its end. None: no answer in time.
     pub(super) async fn transact<T>(
         &self,
         work: impl AsyncFnOnce(DatabaseTransaction) -> Result<T, Error>,
@@ -71,6 +72,9 @@ impl Database {
                 }
             }
         };
+        if self.connections.backend() == DbBackend::Sqlite {
+            return Some(work.await);
+        }
         let result = timeout(self.deadline, work).await.ok();
         if result.is_none() {
             self.connections.silent(began, generation);

@@ -22,7 +22,7 @@ use super::{Database, Error, Store};
 /// whatever comes to reads.
 const TRANSACTIONS_MAX: usize = 8;
 
-/// How long a caller waits for his turn.
+/// How long a caller waits for a permit, and then for the transaction; the transaction itself goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Changes nothing, but waits until no other process writes to the file, such as a command beside the service. A
@@ -76,8 +76,11 @@ where
         let done = done.unwrap_or_else(|| Err(Error::OutcomeUnknown(NO_ANSWER.to_owned())));
         done.inspect_err(|error| store.note_disk(error))
     });
-    let early = |_| Error::OutcomeUnknown("the transaction's task ended early".to_owned());
-    task.await.map_err(early)?
+    match tokio::time::timeout(PATIENCE, task).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err(Error::OutcomeUnknown("the transaction's task ended early".to_owned())),
+        Err(_) => Err(Error::OutcomeUnknown(NO_ANSWER.to_owned())),
+    }
 }
 
 async fn attempt<T, F>(tx: DatabaseTransaction, work: F) -> Result<T, Error>
