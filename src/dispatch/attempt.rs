@@ -84,7 +84,7 @@ pub(super) enum Leave {
 /// What a lane's requests look at before they leave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Clearance {
-    /// Of the subscription that is known; what was begun by an older one begins anew.
+    /// Of the subscription that is known. A request that an older one began is taken back.
     pub(super) version: i64,
     pub(super) leave: Leave,
 }

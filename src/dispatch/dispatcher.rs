@@ -192,7 +192,7 @@ impl Actor for Dispatcher {
                 }
             }
             DispatcherMsg::LookAgain => match &mut state.search {
-                // One that is begun anew each time would never come to its end.
+                // A search that starts over at each call never ends.
                 Some(search) => search.again = true,
                 None => state.look_again(&myself, false),
             },

@@ -18,7 +18,7 @@ const BOUNDS: Bounds = Bounds {
     // Some ten batches of small events, and of large ones as much as the database writes in a second.
     queue: Load { events: 4096, bytes: 64 * 1024 * 1024 },
     // Whoever comes while a batch is written waits for all of it, so its bytes are what the database writes in some
-    // milliseconds: 512 events of 2 KiB.
+    // milliseconds: 512 events of 1 KiB.
     batch: Load { events: 512, bytes: 512 * 1024 },
 };
 

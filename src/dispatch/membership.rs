@@ -28,7 +28,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Leases are renewed so many times before they would be over.
 const RENEWALS: u32 = 3;
-/// Slots that cannot be taken for so long are told of: whoever hands one over needs a moment.
+/// Slots that cannot be taken for so long are logged. A handover takes less.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
 
 /// This node, as the others know it, and what its worker is told.

@@ -26,7 +26,7 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait for a connection before the database counts as not available: less than any deadline, so that a
 /// pool that is busy is told from one that is silent.
 pub(super) const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1400);
-/// Where a session cannot serve, though others may, the connections are all made anew, and that not more often.
+/// A session that cannot serve replaces all connections, at most so often.
 const RENEWED_EVERY: Duration = Duration::from_secs(1);
 /// How long a connection beside the pool may take, to tell why the pool has none.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);

@@ -109,7 +109,7 @@ impl ShellGate {
 impl Gate for ShellGate {
     fn admit(&mut self, claim: Claim, now: Instant) -> Result<(), Hold> {
         if self.in_doubt {
-            // Whoever reads the subscription again says when that is done.
+            // The message `Refreshed` ends this.
             return Err(Hold::Capacity);
         }
         if !self.parts.leases.may_start(now) {
