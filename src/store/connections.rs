@@ -5,6 +5,7 @@
 //!
 //! What goes wrong and goes right is told in two lines for each outage, not once for each statement.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
@@ -73,7 +74,12 @@ struct Pools {
 
 #[derive(Debug)]
 enum Of {
-    Postgres { general: PgPool, hot: PgPool },
+    Postgres {
+        general: PgPool,
+        hot: PgPool,
+        /// Whoever still waits for one of them gets none: it may come back with a transaction that was given up.
+        given_up: Arc<AtomicBool>,
+    },
     Sqlite(SqlitePool),
 }
 
@@ -250,7 +256,7 @@ impl Connections {
     fn is_exhausted(&self) -> bool {
         let in_use = |pool: &PgPool| pool.size().saturating_sub(u32::try_from(pool.num_idle()).unwrap_or(0));
         match &self.pools().of {
-            Of::Postgres { general, hot } => {
+            Of::Postgres { general, hot, .. } => {
                 in_use(general) >= GENERAL_CONNECTIONS || in_use(hot) >= HOT_CONNECTIONS
             }
             Of::Sqlite(_) => true,
@@ -278,6 +284,9 @@ impl Connections {
             }
             std::mem::replace(&mut *pools, Pools { generation: generation + 1, of: making.pools() })
         };
+        if let Of::Postgres { given_up, .. } = &old.of {
+            given_up.store(true, Ordering::Release);
+        }
         // Those that are not in use end with it.
         drop(old);
     }
@@ -303,20 +312,26 @@ impl Connections {
 
 impl Making {
     fn pools(&self) -> Of {
+        let given_up = Arc::default();
         Of::Postgres {
-            general: self.pool(GENERAL_CONNECTIONS, &self.general),
-            hot: self.pool(HOT_CONNECTIONS, &self.hot),
+            general: self.pool(GENERAL_CONNECTIONS, &self.general, &given_up),
+            hot: self.pool(HOT_CONNECTIONS, &self.hot, &given_up),
+            given_up,
         }
     }
 
-    fn pool(&self, size: u32, session: &Arc<str>) -> PgPool {
-        let session = Arc::clone(session);
+    fn pool(&self, size: u32, session: &Arc<str>, given_up: &Arc<AtomicBool>) -> PgPool {
+        let (session, given_up) = (Arc::clone(session), Arc::clone(given_up));
         PgPoolOptions::new()
             .max_connections(size)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             .test_before_acquire(false)
-            .before_acquire(|connection, used| {
+            .before_acquire(move |connection, used| {
+                let given_up = Arc::clone(&given_up);
                 Box::pin(async move {
+                    if given_up.load(Ordering::Acquire) {
+                        return Ok(false);
+                    }
                     if used.idle_for > TRUSTED_FOR {
                         connection.ping().await?;
                     }
