@@ -15,10 +15,11 @@ use super::{Outcome, STANDING, Started, number};
 
 /// `input` is what began under an epoch that its slot still has; the lock keeps it so until the commit.
 /// `changed` finds each delivery by primary key and leaves one alone that somebody ended, or whose subscription was
-/// deleted; `logged` and `counted` follow what it found.
+/// deleted; `logged` and `counted` follow what it found. `deleted` is looked up for each entry alone: to hash the whole
+/// of `deletions` costs an empty hash table for each statement, a tenth of what one with one outcome costs.
 const RECORD: &str = "
 WITH input AS MATERIALIZED (
-    SELECT t.*, t.subscription_id IN (SELECT subscription_id FROM deletions) AS deleted
+    SELECT t.*, (SELECT true FROM deletions x WHERE x.subscription_id = t.subscription_id LIMIT 1) IS NOT NULL AS deleted
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::int[], $5::smallint[], $6::smallint[],
                          $7::bytea[], $8::text[], $9::bigint[], $10::bigint[], $11::smallint[], $12::bigint[],
                          $13::bigint[], $14::text[], $17::smallint[], $18::bigint[],
