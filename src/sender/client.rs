@@ -1,22 +1,22 @@
 //! One attempt: guard, request, head, body.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::header::parse_retry_after;
 use posthorn_domain::limits::{RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME};
 use posthorn_domain::time::Timestamp;
-use reqwest::header::{HeaderMap, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, Response, StatusCode};
+use reqwest::header::{CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, Version};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
 
 use crate::sender::clients::{Clients, Setup};
-use crate::sender::failure::Failure;
+use crate::sender::failure::{self, Failure};
 use crate::sender::headers::headers_of;
-use crate::sender::resolver::{Resolver, noting};
+use crate::sender::progress::Progress;
+use crate::sender::resolver::Resolver;
 use crate::sender::tls::Trust;
 use crate::sender::{Error, Reply, Request};
 
@@ -112,19 +112,71 @@ impl Sender {
         if let Some(address) = request.target.literal() {
             self.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
         }
-        let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
-        *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
-        *outgoing.body_mut() = Some(request.payload.clone().into());
         // Held until the head is here: from then on nothing is waited for.
         let (client, _turn) = self.clients.client(request).await?;
-        let waits_for_name = Arc::new(AtomicBool::new(false));
-        let sending = noting(Arc::clone(&waits_for_name), client.execute(outgoing));
-        match timeout_at(deadline, sending).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(Failure::of(&error)),
-            Err(_) if waits_for_name.load(Ordering::Relaxed) => Err(Failure::NameNotInTime),
-            Err(_) => Err(Failure::Timeout),
+        let port = request.target.as_url().port_or_known_default().unwrap_or_default();
+        let progress = Progress::new(port);
+        let sent = send(client, request, &progress, deadline).await;
+        let is_stale = match &sent {
+            Ok(response) => says_idle(response),
+            Err(failed) => failed.connection_ended,
+        };
+        if is_stale && !progress.has_dialled() {
+            // It went out on a kept connection that was being closed, and no byte of an answer came: that says nothing
+            // of the endpoint.
+            let progress = Progress::new(port);
+            let client = self.clients.fresh_client(request).await?;
+            return send(client, request, &progress, deadline).await.map_err(|failed| failed.failure);
         }
+        if matches!(&sent, Err(Failed { failure: Failure::Timeout, .. }))
+            && let Some(name) = request.target.as_url().domain()
+        {
+            self.clients.doubt(name, port).await;
+        }
+        sent.map_err(|failed| failed.failure)
+    }
+}
+
+/// Whether it is what servers say of a connection over HTTP/1.1 on which nothing came for a while, and close it
+/// (RFC 9110 §15.5.9).
+fn says_idle(response: &Response) -> bool {
+    let closes = response
+        .headers()
+        .get(CONNECTION)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"));
+    response.status() == StatusCode::REQUEST_TIMEOUT && closes && response.version() <= Version::HTTP_11
+}
+
+/// A request that came to nothing.
+struct Failed {
+    failure: Failure,
+    /// The connection ended, and not the request alone.
+    connection_ended: bool,
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Self {
+        Self { failure, connection_ended: false }
+    }
+}
+
+async fn send(
+    client: Client,
+    request: &Request<'_>,
+    progress: &Arc<Progress>,
+    deadline: Instant,
+) -> Result<Response, Failed> {
+    let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
+    *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
+    *outgoing.body_mut() = Some(request.payload.clone().into());
+    match timeout_at(deadline, progress.of(client.execute(outgoing))).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(Failed {
+            failure: Failure::of(&error),
+            connection_ended: failure::has_ended_connection(&error),
+        }),
+        Err(_) if progress.waits_for_name() => Err(Failure::NameNotInTime.into()),
+        Err(_) => Err(Failure::Timeout.into()),
     }
 }
 

@@ -26,6 +26,7 @@ use rustls::ClientConfig;
 use crate::sender::client::{
     CONNECTION_WINDOW, HEAD_BYTES_MAX, IDLE_PER_HOST_MAX, IDLE_TIME, PING_AFTER, PONG_WITHIN, STREAM_WINDOW,
 };
+use crate::sender::progress::dialling;
 use crate::sender::resolver::{FOUND_TIME_MAX, Resolver, TenantResolver};
 use crate::sender::tls::Trust;
 use crate::sender::{Error, Failure, Request};
@@ -42,6 +43,9 @@ const _: () = assert!(CONNECTION_AGE_MAX.as_secs() + FOUND_TIME_MAX.as_secs() <=
 /// Requests on their way to one host over one connection, where that is HTTP/2: servers take as many or
 /// more (RFC 9113 §6.5.2 asks for no less than 100).
 pub(super) const STREAMS_MAX: u16 = 100;
+
+/// Headers of an answer over HTTP/1.1; more of them make it an invalid one.
+const HEADERS_MAX: usize = 256;
 
 /// Connections over HTTP/1.1 that a further hundred keeps for one endpoint: they come and go with peaks.
 const FURTHER_IDLE_MAX: usize = 8;
@@ -76,6 +80,8 @@ struct Whose {
     tenant: Tenant,
     certificate: Option<[u8; 32]>,
     hundred: usize,
+    /// Each request has a connection of its own.
+    fresh: bool,
 }
 
 /// Per host, the requests on their way over the connections of each hundred.
@@ -114,13 +120,29 @@ impl Clients {
             Turn::take(&self.under_way, Host { tenant: request.tenant.clone(), certificate, origin })
         });
         let hundred = turn.as_ref().map_or(0, |turn| turn.hundred);
-        let whose = Whose { tenant: request.tenant.clone(), certificate, hundred };
-        let build = async { self.setup.client(request.tenant, request.client_certificate, hundred) };
-        let client = self.kept.try_get_with(whose, build).await.map_err(|error| {
+        let idle_max = if hundred == 0 { IDLE_PER_HOST_MAX } else { FURTHER_IDLE_MAX };
+        let whose = Whose { tenant: request.tenant.clone(), certificate, hundred, fresh: false };
+        Ok((self.kept(request, whose, idle_max).await?, turn))
+    }
+
+    /// A client that makes a connection for each request.
+    pub(super) async fn fresh_client(&self, request: &Request<'_>) -> Result<Client, Failure> {
+        let certificate = request.client_certificate.map(ClientCertificate::id);
+        let whose = Whose { tenant: request.tenant.clone(), certificate, hundred: 0, fresh: true };
+        self.kept(request, whose, 0).await
+    }
+
+    async fn kept(&self, request: &Request<'_>, whose: Whose, idle_max: usize) -> Result<Client, Failure> {
+        let build = async { self.setup.client(request.tenant, request.client_certificate, idle_max) };
+        self.kept.try_get_with(whose, build).await.map_err(|error| {
             tracing::warn!(%error, "no client for a request");
             Failure::Tls
-        })?;
-        Ok((client, turn))
+        })
+    }
+
+    /// An attempt at this target got no answer.
+    pub(super) async fn doubt(&self, name: &str, port: u16) {
+        self.setup.resolver.doubt(name, port).await;
     }
 }
 
@@ -166,7 +188,7 @@ impl Setup {
         &self,
         tenant: &Tenant,
         shown: Option<&ClientCertificate>,
-        hundred: usize,
+        idle_max: usize,
     ) -> Result<Client, Error> {
         let config = match shown {
             // Sessions belong to whom they were made for.
@@ -174,7 +196,6 @@ impl Setup {
             None => self.plain.clone(),
         };
         let resolver = TenantResolver { tenant: tenant.clone(), resolver: self.resolver.clone() };
-        let idle_max = if hundred == 0 { IDLE_PER_HOST_MAX } else { FURTHER_IDLE_MAX };
         // No `retry`: by default the client sends again just what the endpoint says it has not taken.
         Client::builder()
             .user_agent(self.user_agent.clone())
@@ -182,6 +203,12 @@ impl Setup {
             .referer(false)
             .no_proxy()
             .tcp_nodelay(true)
+            // The status line decides: what comes after it is read with the leniency of curl.
+            .http1_allow_obsolete_multiline_headers_in_responses(true)
+            .http1_ignore_invalid_headers_in_responses(true)
+            .http1_allow_spaces_after_header_name_in_responses(true)
+            .http1_max_headers(HEADERS_MAX)
+            .connector_layer(dialling())
             .http2_initial_stream_window_size(STREAM_WINDOW)
             .http2_initial_connection_window_size(CONNECTION_WINDOW)
             .http2_max_header_list_size(HEAD_BYTES_MAX)

@@ -69,6 +69,15 @@ impl Failure {
     }
 }
 
+/// Whether the request failed since its connection ended before any byte of an answer, and not since its stream alone
+/// was reset.
+pub(super) fn has_ended_connection(error: &reqwest::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &(dyn Error + 'static)), |&error| error.source());
+    let mut streams = causes.filter_map(|error| error.downcast_ref::<h2::Error>());
+    matches!(Failure::of(error), Failure::ConnectionReset | Failure::ConnectionClosed)
+        && !streams.any(h2::Error::is_reset)
+}
+
 fn told_by_causes(error: &(dyn Error + 'static)) -> Option<Failure> {
     let causes = || std::iter::successors(Some(error), |&error| error.source());
     causes().find_map(told_by).or_else(|| {

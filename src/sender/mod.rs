@@ -5,8 +5,10 @@
 //! - No address is dialled that the guard refuses, however the target writes it.
 //! - The payload goes out byte for byte; the answer's body comes back as bytes, at most 4 KiB.
 //! - Nothing is done behind the caller's back: no redirects, no retries, no proxies, no cookies, no
-//!   decompression. There are two exceptions, both for what the endpoint has not taken. A kept
-//!   connection that turns out closed before anything was written to it is replaced by a new one.
+//!   decompression. There are two exceptions, neither of which tells anything of the endpoint. A request on
+//!   a kept connection that ends before any byte of an answer, or that is answered 408 as servers do where they close an
+//!   idle one, goes once more at once on a new connection, within its time-out; where the endpoint had taken the first,
+//!   `webhook-id` tells the repeat.
 //!   And an HTTP/2 request that the endpoint itself says it has not processed (`REFUSED_STREAM`, or
 //!   beyond a `GOAWAY` without an error: RFC 9113 §8.7) is sent again, twice at most and within its
 //!   time-out. Servers say so of many at once when they restart, or when a connection has carried
@@ -46,6 +48,7 @@ mod client;
 mod clients;
 mod failure;
 mod headers;
+mod progress;
 mod resolver;
 #[cfg(test)]
 mod tests;

@@ -9,12 +9,12 @@
 //! what it found is used again for as long as the name's servers say, within bounds, and that it found
 //! nothing for some seconds. So a name whose servers keep silent is not asked for by each attempt.
 
+mod race;
 mod shares;
 mod system;
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -30,6 +30,8 @@ use posthorn_domain::tenant::Tenant;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::time::timeout;
 
+use crate::sender::progress::{self, Waiting};
+use race::Race;
 use shares::{Permit, Shares};
 use system::{Paths, System};
 
@@ -125,6 +127,7 @@ struct Core {
     silent: Cache<String, ()>,
     /// As many as there are permits.
     flights: Mutex<HashMap<String, Flight>>,
+    race: Race,
 }
 
 impl Resolver {
@@ -142,6 +145,7 @@ impl Resolver {
             known: names().expire_after(ByItsTime).build(),
             silent: Cache::builder().max_capacity(NAMES_MAX).time_to_live(SILENT_TIME).build(),
             flights: Mutex::default(),
+            race: Race::new(),
         }))
     }
 
@@ -160,6 +164,11 @@ impl Resolver {
             return core.pass(&at_hand);
         }
         timeout(LOOK_UP_TIMEOUT, core.find(tenant, name)).await.unwrap_or(Err(ResolveError::NotInTime))
+    }
+
+    /// An attempt at this name and port got no answer: another address of it may give one.
+    pub(super) async fn doubt(&self, name: &str, port: u16) {
+        self.0.race.forget(name, port).await;
     }
 }
 
@@ -261,36 +270,6 @@ impl Expiry<String, Known> for ByItsTime {
     }
 }
 
-tokio::task_local! {
-    /// Whether the attempt of this task waits for a name, so that one whose time is over can say so: the client
-    /// resolves names within the task that makes the request.
-    static WAITS_FOR_NAME: Arc<AtomicBool>;
-}
-
-/// Makes a request. With what came of it, whether a name is being waited for is in `waits`.
-pub(super) async fn noting<T>(waits: Arc<AtomicBool>, request: impl Future<Output = T>) -> T {
-    WAITS_FOR_NAME.scope(waits, request).await
-}
-
-/// Says that a name is waited for, until it is dropped with its name found.
-struct Waiting(Option<Arc<AtomicBool>>);
-
-impl Waiting {
-    fn begin() -> Self {
-        let waits = WAITS_FOR_NAME.try_with(Arc::clone).ok();
-        if let Some(waits) = &waits {
-            waits.store(true, Ordering::Relaxed);
-        }
-        Self(waits)
-    }
-
-    fn end(self) {
-        if let Some(waits) = self.0 {
-            waits.store(false, Ordering::Relaxed);
-        }
-    }
-}
-
 /// What the connections of one tenant resolve their names with.
 pub(super) struct TenantResolver {
     pub(super) tenant: Tenant,
@@ -300,10 +279,14 @@ pub(super) struct TenantResolver {
 impl Resolve for TenantResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let (tenant, resolver, waiting) = (self.tenant.clone(), self.resolver.clone(), Waiting::begin());
+        let port = progress::port();
         Box::pin(async move {
             let addresses = resolver.addresses(&tenant, name.as_str()).await;
             waiting.end();
-            let addresses: Vec<SocketAddr> = addresses?.to_vec();
+            let mut addresses = addresses?.to_vec();
+            if let Some(port) = port {
+                addresses = resolver.0.race.order(name.as_str(), port, &addresses).await;
+            }
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })
     }

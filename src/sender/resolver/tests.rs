@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::join_all;
-use tokio::net::UdpSocket;
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 
 use super::*;
@@ -34,6 +34,25 @@ impl LookUp for Silent {
 
     fn look_up<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Found, NotFound>> {
         std::future::pending().boxed()
+    }
+}
+
+/// A listener that swallows what is sent to it: its queue is full, and it takes nothing from there.
+pub(in crate::sender) struct Swallowing {
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Swallowing {
+    pub(in crate::sender) async fn on(address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        while let Ok(Ok(stream)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queued.push(stream);
+        }
+        Self { _listener: listener, _queued: queued }
     }
 }
 

@@ -8,11 +8,13 @@ use futures_util::future::join_all;
 use reqwest::header::{HeaderMap, HeaderName};
 use standardwebhooks::Webhook;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
 use super::endpoint::{Arrived, Endpoint, read_request};
 use super::*;
 use crate::sender::client::{IDLE_PER_HOST_MAX, IDLE_TIME};
+use crate::sender::resolver::tests::Swallowing;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
@@ -107,6 +109,103 @@ fn verifies(secret: &SigningSecret, arrived: &Arrived) -> bool {
         headers.insert(HeaderName::from_static(name), arrived.header(name).unwrap().parse().unwrap());
     }
     Webhook::new(&secret.expose()).unwrap().verify(&arrived.body, &headers).is_ok()
+}
+
+/// Answers 200 to the first request on each connection, and does `then` with it when the second is there.
+async fn one_answer_each<F: Future<Output = ()> + Send + 'static>(
+    then: impl Fn(TcpStream) -> F + Clone + Send + Sync + 'static,
+) -> (Endpoint, Arc<AtomicUsize>) {
+    let requests = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&requests);
+    let endpoint = Endpoint::new(move |mut stream| {
+        let (counted, then) = (Arc::clone(&counted), then.clone());
+        async move {
+            read_request(&mut stream).await;
+            counted.fetch_add(1, Ordering::SeqCst);
+            stream.write_all(OK.as_bytes()).await.unwrap();
+            read_request(&mut stream).await;
+            then(stream).await;
+        }
+    })
+    .await;
+    (endpoint, requests)
+}
+
+/// A server may close a kept connection just as the next request goes out on it, with or without a word.
+#[tokio::test]
+async fn a_kept_connection_that_ends_is_not_the_endpoints_answer() {
+    type Ended = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+    type End = fn(TcpStream) -> Ended;
+    let ends: [(&str, End); 3] = [
+        ("closed", |stream| Box::pin(async move { drop(stream) })),
+        ("reset", |stream| Box::pin(async move { stream.set_zero_linger().unwrap() })),
+        ("408", |mut stream| {
+            Box::pin(async move {
+                let answer = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            })
+        }),
+    ];
+    for (end, then) in ends {
+        let (endpoint, answered) = one_answer_each(then).await;
+        let (sender, case) = (sender(), Case::to(&endpoint.url()));
+        for sent in 1..=6 {
+            let reply = case.send(&sender).await;
+            assert_eq!((reply.status_code, reply.error), (Some(200), None), "{end}, request {sent}");
+        }
+        assert_eq!(answered.load(Ordering::SeqCst), 6, "{end}: each was answered once");
+    }
+}
+
+/// On a new connection the same is the endpoint's word, and it is asked once.
+#[tokio::test]
+async fn what_ends_on_a_new_connection_is_an_answer() {
+    let late = "HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+    for (answer, status_code) in [("", None), (late, Some(408))] {
+        let endpoint = Endpoint::new(move |mut stream| async move {
+            read_request(&mut stream).await;
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        })
+        .await;
+        let reply = Case::to(&endpoint.url()).send(&sender()).await;
+        assert_eq!(reply.status_code, status_code, "{reply:?}");
+        assert!(!reply.is_success());
+        assert_eq!(endpoint.connections().await, 1);
+    }
+}
+
+/// What servers of the field put into the heads of their answers; RFC 9112 §5.2 asks for the first.
+#[tokio::test]
+async fn the_status_line_decides() {
+    let many = "x: y\r\n".repeat(200);
+    for head in ["x: a\r\n b\r\n", "no header\r\n", "x : y\r\n", "x\u{7f}y: z\r\n", "x: \u{1}\r\n", &many] {
+        let answer = format!("HTTP/1.1 200 OK\r\n{head}content-length: 0\r\n\r\n");
+        let endpoint = Endpoint::new(move |mut stream| {
+            let answer = answer.clone();
+            async move {
+                read_request(&mut stream).await;
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        })
+        .await;
+        let reply = Case::to(&endpoint.url()).send(&sender()).await;
+        assert_eq!((reply.status_code, reply.error), (Some(200), None), "{head:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_swallows_connections_costs_little() {
+    let endpoint = Endpoint::answering(OK).await;
+    let _silent = Swallowing::on(([127, 0, 0, 2], endpoint.address.port()).into()).await;
+    let settings = settings(&["127.0.0.0/8"]);
+    let names = |_: &str| Ok(vec![([127, 0, 0, 2], 0).into(), ([127, 0, 0, 1], 0).into()]);
+    let resolver = Resolver::new(settings.guard.clone(), Listed(names));
+    let sender = Sender::build(settings, resolver, Vec::new()).unwrap();
+    let case = Case::to(&endpoint.url_at("several.example"));
+    for _ in 0..3 {
+        let reply = case.send(&sender).await;
+        assert!(reply.is_success() && reply.duration < AMPLE / 4, "{reply:?}");
+    }
 }
 
 #[tokio::test]
