@@ -1,5 +1,7 @@
 //! Builds the parts, connects them, and takes them down: the only place that knows them all.
 
+pub mod signals;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,8 @@ use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::retry::RetryPolicy;
 use posthorn_domain::subscription::{Defaults, RateLimit};
 use posthorn_domain::tenant::Quotas;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
@@ -23,6 +25,8 @@ use crate::config::{self, Config, Profile};
 use crate::dispatch::{self, Dispatch};
 use crate::sender::{self, Sender};
 use crate::store::{self, InstanceLock, LastAdminKey, Sealed, Store};
+use crate::telemetry::output;
+use signals::Signals;
 
 /// How long clients may take for what they had begun when the server stops.
 const CLIENTS_PATIENCE: Duration = Duration::from_secs(5);
@@ -58,8 +62,25 @@ pub enum Error {
     Signals(std::io::Error),
 }
 
+/// How long connections to the database may take to close when the server stops.
+const STORE_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Between two tries to open the database.
 const START_PAUSE: Duration = Duration::from_millis(500);
+
+/// Serves until a signal stops it.
+pub async fn serve(config: &Config) -> Result<(), Error> {
+    let mut signals = Signals::listen().map_err(Error::Signals)?;
+    let app = tokio::select! {
+        app = App::start(config) => app?,
+        // Nothing was accepted yet.
+        signal = signals.next() => {
+            info!(signal, "stopped before it served");
+            return Ok(());
+        }
+    };
+    app.run(signals).await
+}
 
 /// The running service.
 pub struct App {
@@ -147,19 +168,19 @@ impl App {
         self.address
     }
 
-    /// Serves until SIGTERM or SIGINT, then takes everything down; a second signal ends the
-    /// process at once. An error as soon as the disk fails, with nothing taken down.
-    pub async fn run(self) -> Result<(), Error> {
-        let mut signals = Signals::new().map_err(Error::Signals)?;
-        tokio::select! {
-            () = signals.next() => {}
+    /// Serves until a signal stops it, then takes everything down; a second signal ends the process at once. An error
+    /// as soon as the disk fails, with nothing taken down.
+    pub async fn run(self, mut signals: Signals) -> Result<(), Error> {
+        let signal = tokio::select! {
+            signal = signals.next() => signal,
             () = self.store.disk_failed() => return Err(Error::DiskFailed),
-        }
-        info!("stopping: requests in flight are finished first");
+        };
+        info!(signal, "stopping: requests in flight are finished first");
         tokio::select! {
             () = self.shut_down() => {}
-            () = signals.next() => {
-                warn!("stopped at once: what was in flight goes again at the next start");
+            signal = signals.next() => {
+                warn!(signal, "stopped at once: what was in flight goes again at the next start");
+                output::flush();
                 std::process::exit(130);
             }
         }
@@ -177,7 +198,9 @@ impl App {
         if !self.dispatch.shut_down(TIMEOUT_MAX).await {
             warn!("some requests did not end in time; they go again at the next start");
         }
-        self.store.close().await;
+        if timeout(STORE_CLOSE_TIMEOUT, self.store.close()).await.is_err() {
+            warn!("connections to the database did not close in time; they end with the process");
+        }
         drop(self.lock);
     }
 }
@@ -278,25 +301,5 @@ fn dispatch_settings(config: &Config) -> dispatch::Settings {
                 .zip(config.tenant_control_burst)
                 .map(|(requests_per_second, burst)| RateLimit { requests_per_second, burst }),
         },
-    }
-}
-
-/// The signals that end the service.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The next of them. May be dropped.
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
     }
 }

@@ -1,7 +1,10 @@
 //! Logs: to standard error, so that standard output is a command's own.
 //!
 //! An event is one line, whatever its fields hold: what comes from outside can neither begin a line that looks
-//! like ours nor steer the terminal of whoever reads it. Panics are events like all others.
+//! like ours nor steer the terminal of whoever reads it. Panics are events like all others. Whoever logs never waits
+//! for standard error ([`output`]).
+
+pub mod output;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Write as _;
@@ -32,7 +35,7 @@ pub fn init(format: Format) -> Result<(), TryInitError> {
 fn start(format: Format, default_filter: &str) -> Result<(), TryInitError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default_filter));
     let colours = format == Format::Text && io::stderr().is_terminal();
-    let writer = move || OneLine { inner: io::stderr(), colours };
+    let writer = move || OneLine { colours };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(colours);
     match format {
         Format::Text => logs.finish().try_init(),
@@ -58,21 +61,25 @@ fn note_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Writes each event, which the subscriber hands over whole, as one line.
-struct OneLine<W> {
-    inner: W,
+struct OneLine {
     /// The subscriber's own escapes stay: those that colour. Whatever else a field holds is replaced.
     colours: bool,
 }
 
-impl<W: io::Write> io::Write for OneLine<W> {
+impl io::Write for OneLine {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
-        self.inner.write_all(one_line(&String::from_utf8_lossy(event), self.colours).as_bytes())?;
+        output::write(one_line(&String::from_utf8_lossy(event), self.colours));
         Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
+        Ok(())
     }
+}
+
+/// Says on standard error why a command ends, in one line, after what was logged.
+pub fn complain(reason: &str) {
+    output::write(one_line(&format!("posthorn: {reason}"), false));
 }
 
 /// `event` with what would steer a terminal in the escapes that JSON and people know.
@@ -157,5 +164,6 @@ mod tests {
         let Ok(format) = std::env::var(FORMAT) else { return };
         start(if format == "json" { Format::Json } else { Format::Text }, DEFAULT_FILTER).unwrap();
         assert!(std::thread::spawn(|| panic!("boom\n\u{1b}[31m2026 INFO forged")).join().is_err());
+        output::flush();
     }
 }

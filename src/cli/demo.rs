@@ -7,7 +7,7 @@
 #![expect(clippy::indexing_slicing, reason = "a JSON value without the name asked for gives null")]
 
 use std::fs::DirBuilder;
-use std::io::{self, Write as _};
+use std::io;
 use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
@@ -19,7 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::listen::line;
 use super::receiver::{Options, Receiver};
+use super::{Stop, print_text};
 use crate::app::App;
+use crate::app::signals::Signals;
 use crate::config::{Address, Config};
 use crate::telemetry;
 
@@ -38,12 +40,12 @@ const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Runs the demo; the error is one line.
-pub async fn run(arguments: Arguments) -> Result<(), String> {
+/// Runs the demo.
+pub async fn run(arguments: Arguments) -> Result<(), Stop> {
     let folder = Folder::create().map_err(|error| format!("a folder for the demo: {error}"))?;
     let app = serve(&folder).await?;
     let told = timeout(PATIENCE, tell(app.address())).await;
-    let told = told.unwrap_or_else(|_| Err("not every event arrived in time".to_owned()));
+    let told = told.unwrap_or_else(|_| Err(Stop::failed("not every event arrived in time")));
     if let Err(error) = told {
         app.shut_down().await;
         return Err(error);
@@ -52,12 +54,13 @@ pub async fn run(arguments: Arguments) -> Result<(), String> {
         app.shut_down().await;
         return Ok(());
     }
-    say(&format!(
+    print_text(&format!(
         "\nStill serving. Have a look around:\n  http://{0}/docs            the API\n  \
          http://{0}/status/stats    statistics\nEnd with Ctrl-C; what was stored goes with it.",
         app.address()
     ))?;
-    app.run().await.map_err(|error| error.to_string())
+    let signals = Signals::listen().map_err(|error| format!("signals: {error}"))?;
+    app.run(signals).await.map_err(Stop::failed)
 }
 
 /// Starts the service on an empty database, on the usual port or, where that is taken, on another.
@@ -77,7 +80,7 @@ async fn serve(folder: &Folder) -> Result<App, String> {
 }
 
 /// Hands the events in and prints what happens to them.
-async fn tell(posthorn: SocketAddr) -> Result<(), String> {
+async fn tell(posthorn: SocketAddr) -> Result<(), Stop> {
     let client = Client { http: reqwest::Client::new(), base: format!("http://{posthorn}") };
     // The receiver has to know the secret, which is there once the receiver's address is known.
     let placeholder = json!({ "target_url": "http://127.0.0.1:9/", "secret_key": SECRET_KEY,
@@ -97,25 +100,33 @@ async fn tell(posthorn: SocketAddr) -> Result<(), String> {
     let target = format!("http://{}/webhooks", receiver.address());
     let path = format!("/subscriptions/{id}");
     client.call(reqwest::Method::PUT, &path, &json!({ "target_url": target })).await?;
-    say(&format!("posthorn serves http://{posthorn}, and a receiver listens on {target}"))?;
-    say(&format!("subscription {id} of tenant acme: strict order, signed, guarded by a secret key\n"))?;
+    print_text(&format!("posthorn serves http://{posthorn}, and a receiver listens on {target}"))?;
+    print_text(&format!(
+        "subscription {id} of tenant acme: strict order, signed, guarded by a secret key\n"
+    ))?;
 
     let events = events();
     for event in &events {
         let body = event.to_string();
         let accepted = client.ingest(&id, body, &secret_key).await?;
-        say(&format!("  accepted {:18} as {}", text(event, "type")?, text(&accepted, "delivery_id")?))?;
+        print_text(&format!(
+            "  accepted {:18} as {}",
+            text(event, "type")?,
+            text(&accepted, "delivery_id")?
+        ))?;
     }
-    say("\nThe receiver fails the first request. The retry waits a second, and the others wait for it:\n")?;
+    print_text(
+        "\nThe receiver fails the first request. The retry waits a second, and the others wait for it:\n",
+    )?;
     let mut arrived = 0;
     while arrived < events.len() {
         let arrival = receiver.next().await.ok_or("the receiver ended")?;
-        say(&format!("  {}", line(&arrival)))?;
+        print_text(&format!("  {}", line(&arrival)))?;
         arrived += usize::from(arrival.status.is_success());
     }
     client.settled(&id, events.len()).await?;
     let stats = client.get("/status/stats").await?;
-    say(&format!(
+    print_text(&format!(
         "\n{} of {} delivered, in order, {} failed, {} pending.",
         stats["recent_success_count"], arrived, stats["recent_failure_count"], stats["pending_deliveries"]
     ))
@@ -181,10 +192,6 @@ async fn answer(request: reqwest::RequestBuilder) -> Result<Value, String> {
 
 fn text(value: &Value, field: &str) -> Result<String, String> {
     value[field].as_str().map(str::to_owned).ok_or_else(|| format!("an answer without {field}"))
-}
-
-fn say(line: &str) -> Result<(), String> {
-    writeln!(io::stdout(), "{line}").map_err(|error| format!("cannot print: {error}"))
 }
 
 /// A temporary folder; removed with what is in it when dropped.

@@ -11,7 +11,7 @@ use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use uuid::Uuid;
 
-use super::print;
+use super::{Stop, print};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -48,9 +48,9 @@ enum Act {
     },
 }
 
-/// Runs the command; the error is one line.
-pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
-    let store = open(config).await.map_err(|error| error.to_string())?;
+/// Runs the command.
+pub async fn run(arguments: Arguments, config: &Config) -> Result<(), Stop> {
+    let store = open(config).await.map_err(Stop::failed)?;
     let done = act(arguments.act, &store, app::last_admin_key(config)).await;
     store.close().await;
     done
@@ -66,7 +66,7 @@ async fn open(config: &Config) -> Result<Store, store::Error> {
     Ok(store)
 }
 
-async fn act(act: Act, store: &Store, last: LastAdminKey) -> Result<(), String> {
+async fn act(act: Act, store: &Store, last: LastAdminKey) -> Result<(), Stop> {
     let now = Clock::system().now();
     match act {
         Act::Create { name, tenant, expires_in_hours } => {
@@ -79,32 +79,29 @@ async fn act(act: Act, store: &Store, last: LastAdminKey) -> Result<(), String> 
                 expires_at: expires_in_hours.map(|hours| now.plus(Duration::from_hours(hours.into()))),
                 last_used_at: None,
             };
-            store
-                .insert_key(&record, key.digest(), Actor::Command)
-                .await
-                .map_err(|error| error.to_string())?;
+            store.insert_key(&record, key.digest(), Actor::Command).await.map_err(Stop::failed)?;
             print(key.expose())
         }
         Act::List => list(store).await,
         Act::Revoke { id } => match store
             .revoke_key(id, Stamp { by: Actor::Command, at: now }, last)
             .await
-            .map_err(|error| error.to_string())?
+            .map_err(Stop::failed)?
         {
             Revocation::Done(_) => Ok(()),
-            Revocation::NotFound => Err(format!("{id}: there is no API key with this id")),
-            Revocation::LastAdminKey => Err(format!(
+            Revocation::NotFound => Err(Stop::Failed(format!("{id}: there is no API key with this id"))),
+            Revocation::LastAdminKey => Err(Stop::Failed(format!(
                 "{id}: no other admin's key is in force, and the production profile needs one: make it first with \
                  posthorn keys create, or set POSTHORN_ADMIN_KEY"
-            )),
+            ))),
         },
     }
 }
 
-async fn list(store: &Store) -> Result<(), String> {
+async fn list(store: &Store) -> Result<(), Stop> {
     let mut page = 1;
     loop {
-        let found = store.list_keys(None, page, PAGE_LIMIT_MAX).await.map_err(|error| error.to_string())?;
+        let found = store.list_keys(None, page, PAGE_LIMIT_MAX).await.map_err(Stop::failed)?;
         if found.items.is_empty() {
             return Ok(());
         }

@@ -1,7 +1,6 @@
 //! `posthorn listen`: a receiver on this machine, one line for each request that arrives.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 use poem::http::StatusCode;
@@ -10,6 +9,7 @@ use posthorn_domain::signature::{SecretKey, SigningSecret};
 use posthorn_domain::terminal;
 
 use crate::cli::receiver::{Arrival, Options, Receiver, Verdict};
+use crate::cli::{Stop, print_text};
 
 /// Receive webhooks on this machine: print, verify and answer what arrives.
 ///
@@ -53,29 +53,14 @@ pub struct Args {
     body: bool,
 }
 
-/// Why listening ended early; one line for whoever started it.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The port is taken, or may not be used.
-    #[error("--port {port}: {source}")]
-    Port {
-        /// The port asked for.
-        port: u16,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Nobody reads the output.
-    #[error("cannot print: {0}")]
-    Output(io::Error),
-}
-
 /// Prints what arrives until it is interrupted.
-pub async fn run(args: Args) -> Result<(), Error> {
+pub async fn run(args: Args) -> Result<(), Stop> {
     let Args { port, body, .. } = args;
-    let receiver = Receiver::bind(options(args)).await.map_err(|source| Error::Port { port, source })?;
+    let receiver = Receiver::bind(options(args)).await;
+    let receiver = receiver.map_err(|error| Stop::Failed(format!("--port {port}: {error}")))?;
     tokio::select! {
         // Cancel-safe: what is dropped is a wait, or the program's end.
-        result = print_all(receiver, body) => result.map_err(Error::Output),
+        result = print_all(receiver, body) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
@@ -92,13 +77,12 @@ fn options(args: Args) -> Options {
     }
 }
 
-async fn print_all(mut receiver: Receiver, body: bool) -> io::Result<()> {
-    let mut output = io::stdout();
-    writeln!(output, "listening on http://{}", receiver.address())?;
+async fn print_all(mut receiver: Receiver, body: bool) -> Result<(), Stop> {
+    print_text(&format!("listening on http://{}", receiver.address()))?;
     while let Some(arrival) = receiver.next().await {
-        writeln!(output, "{}", line(&arrival))?;
+        print_text(&line(&arrival))?;
         if body && !arrival.payload.is_empty() {
-            writeln!(output, "{INDENT}{}", terminal::indented(&arrival.payload, INDENT))?;
+            print_text(&format!("{INDENT}{}", terminal::indented(&arrival.payload, INDENT)))?;
         }
     }
     Ok(())

@@ -2,6 +2,7 @@
 
 use clap::{Args, Subcommand};
 
+use super::{Stop, print};
 use crate::app;
 use crate::config::Config;
 use crate::store::{self, Store};
@@ -27,12 +28,16 @@ enum Step {
     Status,
 }
 
-/// Runs the command; the error is one line.
-pub async fn run(arguments: Arguments, config: &Config) -> Result<(), String> {
-    migrate(arguments.step, config).await.map_err(|error| error.to_string())
+/// Runs the command.
+pub async fn run(arguments: Arguments, config: &Config) -> Result<(), Stop> {
+    for (name, applied) in migrate(arguments.step, config).await.map_err(Stop::failed)? {
+        print(&format!("{} {name}", if applied { "applied" } else { "pending" }))?;
+    }
+    Ok(())
 }
 
-async fn migrate(step: Step, config: &Config) -> Result<(), store::Error> {
+/// The steps and whether they are applied, afterwards.
+async fn migrate(step: Step, config: &Config) -> Result<Vec<(String, bool)>, store::Error> {
     let store = Store::connect(&app::store_settings(config)).await?;
     match step {
         Step::Up => {
@@ -45,14 +50,7 @@ async fn migrate(step: Step, config: &Config) -> Result<(), store::Error> {
         }
         Step::Status => {}
     }
-    print(&store.migrations().await?);
+    let migrations = store.migrations().await?;
     store.close().await;
-    Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "it is what was asked for")]
-fn print(migrations: &[(String, bool)]) {
-    for (name, applied) in migrations {
-        println!("{} {name}", if *applied { "applied" } else { "pending" });
-    }
+    Ok(migrations)
 }

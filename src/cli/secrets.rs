@@ -3,7 +3,7 @@
 use clap::{Args, Subcommand};
 use posthorn_domain::subscription::SecretField;
 
-use super::print;
+use super::{Stop, print};
 use crate::app;
 use crate::config::Config;
 use crate::store::{self, Resealed, SealOptions, Store};
@@ -35,11 +35,11 @@ enum Act {
     },
 }
 
-/// Runs the command; the error is one line.
-pub async fn run(Arguments { act }: Arguments, config: &Config) -> Result<(), String> {
+/// Runs the command.
+pub async fn run(Arguments { act }: Arguments, config: &Config) -> Result<(), Stop> {
     let Act::Rotate { accept_clear, give_up } = act;
     let done = rotate(config, SealOptions { accept_clear, give_up }).await;
-    let Resealed { written, mended, unreadable, named } = done.map_err(|error| error.to_string())?;
+    let Resealed { written, mended, unreadable, named } = done.map_err(Stop::failed)?;
     print(&format!("encrypted the secrets of {written} subscriptions"))?;
     if mended > 0 {
         print(&format!("mended {mended} subscriptions that could not be read"))?;
@@ -51,10 +51,10 @@ pub async fn run(Arguments { act }: Arguments, config: &Config) -> Result<(), St
         let fields: Vec<_> = fields.iter().map(|field| SecretField::as_str(*field)).collect();
         print(&format!("unreadable {id} {}", fields.join(", ")))?;
     }
-    Err(format!(
+    Err(Stop::Failed(format!(
         "POSTHORN_ENCRYPTION_KEY: {unreadable} subscriptions have secrets that neither it nor \
          POSTHORN_PREVIOUS_ENCRYPTION_KEY opens"
-    ))
+    )))
 }
 
 async fn rotate(config: &Config, options: SealOptions) -> Result<Resealed, store::Error> {

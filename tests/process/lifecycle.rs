@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use crate::support::command::run;
 use crate::support::random::seeded;
 use crate::support::server::{FAST, Process};
+use crate::support::wait::PATIENCE;
 use crate::support::{
     Backend, Client, Database, Gate, Posthorn, Received, Receiver, Reply, eventually, on_both_databases,
     within,
@@ -20,6 +21,7 @@ use crate::support::{
 on_both_databases!(
     sigterm_records_what_is_in_flight,
     second_signal_exits_at_once,
+    other_signals_kill_nobody,
     killed_while_starting,
     one_process_for_one_database,
     frozen_and_thawed,
@@ -69,6 +71,53 @@ async fn sigterm_records_what_is_in_flight(backend: Backend) {
         (repeats, requests),
         (0, posthorn.database.number("SELECT count(*) FROM webhook_deliveries").await)
     );
+}
+
+/// None but SIGKILL ends it undrained: some drain it, all others are logged and change nothing.
+async fn other_signals_kill_nobody(backend: Backend) {
+    use Signal::{
+        SIGALRM, SIGHUP, SIGIO, SIGPROF, SIGPWR, SIGQUIT, SIGSTKFLT, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU,
+        SIGXFSZ,
+    };
+    let mut posthorn = Posthorn::start_with(backend, FAST).await;
+    let receiver = Receiver::always(Reply::status(200)).await;
+    for signal in [SIGHUP, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGIO, SIGSTKFLT, SIGXCPU, SIGXFSZ]
+    {
+        posthorn.signal(signal);
+        eventually("the signal is logged", async || {
+            let log = posthorn.log();
+            let said = log.iter().any(|line| line.contains("ignored") && line.contains(signal.as_str()));
+            if said { Ok(()) } else { Err(log.join("\n")) }
+        })
+        .await;
+    }
+    let id = posthorn.client().subscribe(&receiver.url("/"), json!({})).await.id;
+    for signal in [SIGQUIT, SIGPWR] {
+        receiver.answer(|_| Reply::status(200).after(Duration::from_millis(300)));
+        let begun = receiver.requests().len();
+        let delivery = posthorn.client().ingest(&id, json!(1)).await;
+        receiver.arrived(begun + 1).await;
+        posthorn.signal(signal);
+        assert_eq!(posthorn.ended().await.code(), Some(0), "{signal}");
+        assert!(posthorn.log().last().is_some_and(|line| line.ends_with("stopped")), "{:?}", posthorn.log());
+        posthorn.start_again().await;
+        assert_eq!(posthorn.client().delivery_in(&delivery, "success").await["attempt_count"], 1);
+    }
+}
+
+/// A start that waits for its database ends when it is told to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_that_waits_is_ended_by_a_signal() {
+    let database = Database::create(Backend::Sqlite).await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = [("DATABASE_URL".to_owned(), format!("postgres://nobody@{free}/nothing"))];
+    let mut process = Process::spawn(&database, &settings, &["serve"]);
+    let waits =
+        process.log.find(PATIENCE, |line| line.contains("waiting for the database").then(|| line.to_owned()));
+    let waits = waits.await.expect("it says that it waits");
+    assert!(waits.contains("DATABASE_URL"), "{waits}");
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.ended().await.code(), Some(0));
 }
 
 /// The ids of what was accepted until the server took nothing more.

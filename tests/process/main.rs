@@ -73,4 +73,5 @@ mod subscriptions;
 mod targets;
 mod tenants;
 mod tls;
+mod unwritable_output;
 mod waiting_for;
