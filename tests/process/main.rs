@@ -67,6 +67,7 @@ mod secrets;
 mod shared_cache;
 mod silence;
 mod status;
+mod store_tls;
 mod strangers;
 mod subscription_refusals;
 mod subscriptions;
