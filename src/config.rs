@@ -9,6 +9,7 @@
 //! Everything is read once and checked whole. A value that makes no sense is an error that names
 //! the variable and what it takes.
 
+mod names;
 mod read;
 mod secret_file;
 
@@ -24,6 +25,7 @@ use posthorn_domain::limits::{
 };
 use posthorn_domain::strength::{KEY_CHARS_MIN, is_guessable};
 
+pub use names::UnknownName;
 use read::Reader;
 
 const DEFAULT: &str = include_str!("../config/default.toml");
@@ -144,11 +146,16 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Variables that name a secret's file which every user of the machine may read: for a warning.
     pub readable_by_others: Vec<String>,
+    /// What was set and is not read: for a warning.
+    pub unknown: Vec<UnknownName>,
 }
 
 /// In one line for whatever is wrong with it.
 const ADMIN_KEY_EXPECTED: &str =
     "22 to 512 visible ASCII characters that are hard to guess: openssl rand -hex 32 prints a key";
+
+const DATABASE_EXPECTED: &str =
+    "sqlite://PATH, a file since what is in memory ends with the process, or postgres://…";
 
 /// The longest time that a configuration may ask for.
 const YEAR: Duration = Duration::from_hours(365 * 24);
@@ -158,17 +165,19 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 impl Config {
     /// The configuration of this process.
     pub fn load() -> Result<Self, Error> {
-        Self::from_layers(environment())
+        Self::from_layers(environment()?)
     }
 
     /// For a look around on a machine, whatever service its environment is set up for: the built-in settings of
     /// `development`, and the address.
     pub fn load_for_demo() -> Result<Self, Error> {
-        Self::from_layers(environment().filter(|(name, _)| name == "POSTHORN_LISTEN"))
+        Self::from_layers(environment()?.into_iter().filter(|(name, _)| name == "POSTHORN_LISTEN"))
     }
 
     fn from_layers(environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, Error> {
-        let environment: Vec<(String, String)> = environment.into_iter().collect();
+        // Line ends and blanks around a value come from the file or the shell that set it.
+        let trimmed = environment.into_iter().map(|(name, value)| (name, value.trim().to_owned()));
+        let environment: Vec<(String, String)> = trimmed.collect();
         let named = environment.iter().find(|(name, _)| name == "POSTHORN_PROFILE");
         let profile = named.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty());
         let (profile, built_in) = match profile {
@@ -199,11 +208,7 @@ impl Config {
                 .optional("POSTHORN_TLS_CERTIFICATE", "a file", |_| true)?
                 .map(PathBuf::from),
             tls_key: from.optional("POSTHORN_TLS_KEY", "a file", |_| true)?.map(PathBuf::from),
-            database_url: from
-                .text("DATABASE_URL", "sqlite://PATH or postgres://…", |url| {
-                    ["sqlite://", "postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
-                })
-                .map(Address)?,
+            database_url: from.text("DATABASE_URL", DATABASE_EXPECTED, is_database).map(Address)?,
             database_listen_url: from
                 .optional("DATABASE_LISTEN_URL", "postgres://…", |url| {
                     ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
@@ -271,6 +276,7 @@ impl Config {
             log_format: from
                 .one_of("POSTHORN_LOG_FORMAT", &[("text", LogFormat::Text), ("json", LogFormat::Json)])?,
             readable_by_others: from.readable_by_others(),
+            unknown: from.unknown(),
         }
         .check()
     }
@@ -355,9 +361,33 @@ impl Config {
     }
 }
 
-fn environment() -> impl Iterator<Item = (String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+/// Whether it is the address of a database that outlives the process.
+fn is_database(url: &str) -> bool {
+    match url.split_once("://") {
+        Some(("sqlite", file)) => {
+            let (path, options) = file.split_once('?').unwrap_or((file, ""));
+            let in_memory = options.split('&').any(|option| option == "mode=memory");
+            !path.is_empty() && path != ":memory:" && !path.starts_with("file:") && !in_memory
+        }
+        Some((scheme, _)) => ["postgres", "postgresql"].contains(&scheme),
+        None => false,
+    }
+}
+
+/// The variables of this process that are texts.
+fn environment() -> Result<Vec<(String, String)>, Error> {
+    let mut texts = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => texts.push((name, value)),
+            Err(_) if names::is_known(&name) => {
+                return Err(Error(format!("{name}: expected a text in UTF-8")));
+            }
+            Err(_) => {}
+        }
+    }
+    Ok(texts)
 }
 
 #[cfg(test)]

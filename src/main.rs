@@ -8,7 +8,7 @@ use mimalloc::MiMalloc;
 use posthorn::api::document;
 use posthorn::app;
 use posthorn::cli::{self, Stop, demo, keys, listen, migrate, secrets};
-use posthorn::config::{Config, LogFormat};
+use posthorn::config::{Config, LogFormat, UnknownName};
 use posthorn::telemetry::{self, output};
 use rustls::crypto::aws_lc_rs;
 
@@ -111,6 +111,9 @@ async fn with_config(work: impl AsyncFnOnce(Config) -> Result<(), Stop>) -> Resu
             variable,
             "every user of this machine may read the secret's file: chmod 600 would end that"
         );
+    }
+    for UnknownName { name, nearest } in &config.unknown {
+        tracing::warn!(name, nearest, "there is no such setting, and nothing reads it");
     }
     work(config).await
 }

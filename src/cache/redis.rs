@@ -4,8 +4,8 @@
 //! look at it ([`Redis::look`]): so one that stands still costs a few callers a moment, and then nobody.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fred::clients::WithOptions;
@@ -39,6 +39,8 @@ pub(super) struct Redis {
 struct State {
     here: AtomicBool,
     changed: Notify,
+    /// What the last connection that failed ended with.
+    last_error: Mutex<Option<String>>,
 }
 
 impl Redis {
@@ -68,6 +70,11 @@ impl Redis {
             reconnected.leave();
             async { Ok(()) }
         });
+        let failed = Arc::clone(&state);
+        client.on_error(move |(error, _)| {
+            failed.note(&error);
+            async { Ok(()) }
+        });
         drop(client.connect());
         let options = Options { max_attempts: Some(1), fail_fast: true, ..Options::default() };
         let client = client.with_options(&options);
@@ -81,6 +88,7 @@ impl Redis {
 
     /// It may be used from now on.
     pub(super) fn use_it(&self) {
+        *self.state.last_error.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.state.here.store(true, Ordering::Release);
     }
 
@@ -95,7 +103,7 @@ impl Redis {
         let reason = |error: Error| error.details().to_owned();
         tokio::time::timeout(CONNECTION_PATIENCE, self.client.wait_for_connect())
             .await
-            .map_err(|_| "no connection".to_owned())?
+            .map_err(|_| self.state.last_error().unwrap_or_else(|| "no connection".to_owned()))?
             .map_err(reason)?;
         let ask = CustomCommand::new_static("INFO", ClusterHash::Random, false);
         let info = in_time(Box::pin(self.client.custom(ask, vec!["server"]))).await;
@@ -135,6 +143,14 @@ impl Redis {
 }
 
 impl State {
+    fn note(&self, error: &Error) {
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.details().to_owned());
+    }
+
+    fn last_error(&self) -> Option<String> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn leave(&self) {
         self.here.store(false, Ordering::Release);
         self.changed.notify_one();

@@ -169,7 +169,7 @@ impl Shared {
                 match &found {
                     Ok(()) if answers != Some(true) => info!("Redis answers"),
                     Err(reason) if answers != Some(false) => {
-                        warn!(reason, "Redis does not answer; going on without it");
+                        warn!(variable = "REDIS_URL", reason, "Redis does not answer; going on without it");
                     }
                     _ => {}
                 }

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use config::{Config, Environment, File, FileFormat};
+use config::{Config, Environment, File, FileFormat, Source as _};
 use ipnet::IpNet;
 use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_domain::strength;
 
 use super::Error;
+use super::names::{self, NAMES, UnknownName};
 use super::secret_file::SecretFile;
 
 /// Settings that are secrets or hold one. Each may be read from the file that `<name>_FILE` names.
@@ -29,6 +30,7 @@ pub(super) struct Reader {
     layers: Config,
     /// What was read from files of its own, by its setting.
     files: BTreeMap<&'static str, SecretFile>,
+    unknown: Vec<UnknownName>,
 }
 
 impl Reader {
@@ -43,13 +45,16 @@ impl Reader {
             all = all.add_source(File::from_str(text, FileFormat::Toml));
         }
         let file = File::from(path).format(FileFormat::Toml).required(false);
+        let mut unknown = names::unknown_in_environment(environment.iter().map(|(name, _)| name.as_str()));
         let environment =
             Environment::default().ignore_empty(true).source(Some(environment.into_iter().collect()));
         let wrong = |error| Error(one_line(&format!("{}: {error}", path.display())));
         let chosen = Config::builder().add_source(file.clone()).add_source(environment.clone());
         let chosen = chosen.build().map_err(wrong)?;
+        check_texts(&chosen)?;
+        unknown.extend(names::unknown_in_file(file.collect().map_err(wrong)?.keys().map(String::as_str)));
         let layers = all.add_source(file).add_source(environment).build().map_err(wrong)?;
-        Ok(Self { layers, files: read_files(&chosen)? })
+        Ok(Self { layers, files: read_files(&chosen)?, unknown })
     }
 
     fn value(&self, name: &str) -> Option<String> {
@@ -68,6 +73,11 @@ impl Reader {
     pub(super) fn readable_by_others(&self) -> Vec<String> {
         let loose = self.files.iter().filter(|(_, file)| file.is_readable_by_others);
         loose.map(|(name, _)| format!("{name}_FILE")).collect()
+    }
+
+    /// What was set and is not read.
+    pub(super) fn unknown(&self) -> Vec<UnknownName> {
+        self.unknown.clone()
     }
 
     /// A value that is there or an error.
@@ -175,7 +185,9 @@ impl Reader {
     }
 
     pub(super) fn networks(&self, name: &str) -> Result<Vec<IpNet>, Error> {
-        self.read(name, "networks such as 10.0.0.0/8, separated by commas", |value| {
+        self.read(name, "networks such as 10.0.0.0/8, separated by commas, or none", |value| {
+            // Nothing is what the profile says.
+            let value = if value == "none" { "" } else { value };
             value
                 .split(',')
                 .map(str::trim)
@@ -194,7 +206,23 @@ impl Reader {
 }
 
 fn text_of(config: &Config, name: &str) -> Option<String> {
-    config.get_string(&name.to_lowercase()).ok()
+    Some(config.get_string(&name.to_lowercase()).ok()?.trim().to_owned())
+}
+
+/// Refuses what a file of variables or a shell left in a value: quotes around it, and control characters.
+fn check_texts(chosen: &Config) -> Result<(), Error> {
+    for name in NAMES {
+        let Some(text) = text_of(chosen, name) else { continue };
+        let mut letters = text.chars();
+        let ends = (letters.next(), letters.next_back());
+        if matches!(ends, (Some('"'), Some('"')) | (Some('\''), Some('\''))) {
+            return Err(Error(format!("{name}: expected a value without quotes around it")));
+        }
+        if text.contains(char::is_control) {
+            return Err(Error(format!("{name}: expected one line without control characters")));
+        }
+    }
+    Ok(())
 }
 
 /// The secrets whose files are named in what somebody chose, by file or environment; the value beside it is an

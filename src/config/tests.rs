@@ -50,6 +50,28 @@ fn the_environment_overrides() {
 }
 
 #[test]
+fn what_stands_around_a_value_is_left_out() {
+    for (name, value, clean) in [
+        ("DATABASE_URL", "sqlite://x.db\n", "sqlite://x.db"),
+        ("POSTHORN_LISTEN", " 127.0.0.1:8000\r\n", "127.0.0.1:8000"),
+        ("POSTHORN_ADMIN_KEY", "\tan-admin-key-of-some-length ", "an-admin-key-of-some-length"),
+        ("WEBHOOK_MAX_RETRIES", " 7", "7"),
+        ("WEBHOOK_MAX_RETRIES", " \n", ""),
+    ] {
+        assert_eq!(config(&[(name, value)]).unwrap(), config(&[(name, clean)]).unwrap(), "{name} {value:?}");
+    }
+    let none = config(&[("POSTHORN_ALLOWED_PRIVATE_NETWORKS", "none")]).unwrap();
+    assert_eq!(none.allowed_private_networks, []);
+}
+
+#[test]
+fn unknown_names_are_told() {
+    let unknown = config(&[("POSTHORN_LISTN", "127.0.0.1:80"), ("HOME", "/root")]).unwrap().unknown;
+    let nearest = Some("POSTHORN_LISTEN".to_owned());
+    assert_eq!(unknown, [UnknownName { name: "POSTHORN_LISTN".to_owned(), nearest }]);
+}
+
+#[test]
 fn nonsense_is_named() {
     for (name, value, expected) in [
         ("WEBHOOK_MAX_RETRIES", "five", r#"expected a whole number from 0 to 100, got "five""#),
@@ -60,7 +82,14 @@ fn nonsense_is_named() {
         ("POSTHORN_TENANT_MAX_SUBSCRIPTIONS", "-1", r#"expected a whole number from 0 to 1000000, got "-1""#),
         ("POSTHORN_TENANT_CONTROL_BURST", "0", r#"expected a whole number from 1 to 100000, got "0""#),
         ("LOG_RETENTION_HOURS", "1e308", r#"expected hours from 0.0000003 to 87600, got "1e308""#),
-        ("DATABASE_URL", "mysql://x", "expected sqlite://PATH or postgres://…"),
+        ("DATABASE_URL", "mysql://x", "expected sqlite://PATH, a file"),
+        ("DATABASE_URL", "sqlite://:memory:", "expected sqlite://PATH, a file"),
+        ("DATABASE_URL", "sqlite://x.db?cache=shared&mode=memory", "expected sqlite://PATH, a file"),
+        ("DATABASE_URL", "sqlite://file::memory:", "expected sqlite://PATH, a file"),
+        ("DATABASE_URL", "sqlite://", "expected sqlite://PATH, a file"),
+        ("DATABASE_URL", "\"sqlite://x.db\"", "expected a value without quotes around it"),
+        ("POSTHORN_LISTEN", "'127.0.0.1:8000'", "expected a value without quotes around it"),
+        ("REDIS_URL", "redis://a\nredis://b", "expected one line without control characters"),
         ("DATABASE_LISTEN_URL", "sqlite://x", "expected postgres://…"),
         ("REDIS_URL", "localhost:6379", "expected redis://… or rediss://…"),
         ("POSTHORN_LOG_FORMAT", "xml", r#"expected text or json, got "xml""#),
@@ -79,7 +108,7 @@ fn nonsense_is_named() {
         (
             "POSTHORN_ALLOWED_PRIVATE_NETWORKS",
             "10/8",
-            "expected networks such as 10.0.0.0/8, separated by commas",
+            "expected networks such as 10.0.0.0/8, separated by commas, or none",
         ),
         ("POSTHORN_PROFILE", "staging", r#"expected development or production, got "staging""#),
     ] {

@@ -143,10 +143,9 @@ impl Store {
             .disable_statement_logging();
         let direct_url = settings.direct_url.as_ref().unwrap_or(&settings.url).as_str();
         // Beside the pools, which would not say why they have no connection.
-        match timeout(CONNECT_PATIENCE, PgConnection::connect_with(&options)).await {
-            Ok(connected) => drop(connected.map_err(Error::of_start)?),
-            Err(_) => return Err(Error::Unavailable("no answer in time".to_owned())),
-        }
+        timeout(CONNECT_PATIENCE, check_encoding(&options))
+            .await
+            .unwrap_or_else(|_| Err(Error::Unavailable("DATABASE_URL: no answer in time".to_owned())))?;
         let session = |of_kind| {
             format!("{of_kind}; {}", silence((settings.lease / SILENCE_SHARE).max(SILENCE_MIN))).into()
         };
@@ -208,6 +207,24 @@ impl Store {
             }
         }
     }
+}
+
+/// Texts are any characters of Unicode: a database that cannot store them would refuse an event now and then.
+async fn check_encoding(options: &PgConnectOptions) -> Result<(), Error> {
+    let mut connection = PgConnection::connect_with(options).await.map_err(Error::of_start)?;
+    let encoding: String = sqlx::query_scalar(
+        "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(Error::of_start)?;
+    if encoding == "UTF8" {
+        return Ok(());
+    }
+    Err(Error::Unusable(format!(
+        "DATABASE_URL: expected a database with the encoding UTF8, and it has {encoding}: \
+         CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0 makes one"
+    )))
 }
 
 /// A session whose client is silent ends by itself, and with it what it has locked: within the first where it is in a

@@ -61,7 +61,11 @@ impl Error {
         if code.starts_with("28") || code == "3D000" || matches!(error, sqlx::Error::Configuration(_)) {
             return Self::Unusable(format!("DATABASE_URL: {error}"));
         }
-        error.into()
+        match error.into() {
+            Self::Unavailable(reason) => Self::Unavailable(format!("DATABASE_URL: {reason}")),
+            Self::SessionLost(reason) => Self::SessionLost(format!("DATABASE_URL: {reason}")),
+            other => other,
+        }
     }
 
     /// A stored value that has no meaning.

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
+use rand::RngExt as _;
 use serde_json::json;
 
 use crate::support::command::run;
 use crate::support::postgres::Server;
-use crate::support::server::ENCRYPTION_KEY;
+use crate::support::random::seeded;
+use crate::support::server::{ENCRYPTION_KEY, Process};
+use crate::support::wait::PATIENCE;
 use crate::support::{Backend, Database, Posthorn, Receiver, Reply, on_both_databases};
 
 const SEALED: (&str, &str) = (ENCRYPTION_KEY, "Y2FuYXJ5LWVuY3J5cHRpb24ta2V5LW9mLTMyLWJ5dGU=");
@@ -18,7 +22,7 @@ async fn mistakes_are_named() {
     for (name, values) in [
         ("POSTHORN_LISTEN", &["nonsense", "127.0.0.1", "127.0.0.1:99999"][..]),
         ("POSTHORN_BEHIND_PROXY", &["yes", "1"]),
-        ("DATABASE_URL", &["mysql://root@127.0.0.1/x", "nonsense"]),
+        ("DATABASE_URL", &["mysql://root@127.0.0.1/x", "nonsense", "sqlite://:memory:", "\"sqlite://x.db\""]),
         ("POSTHORN_ALLOWED_PRIVATE_NETWORKS", &["10.0.0.0/99", "everything"]),
         ("WEBHOOK_MAX_RETRIES", &["five", "-1", "101", "1.5"]),
         ("INITIAL_RETRY_DELAY_SECONDS", &["soon", "-1", "NaN", "1e308"]),
@@ -66,7 +70,7 @@ async fn strangers_are_not_served_without_a_key() {
     proxied.refused("POSTHORN_BEHIND_PROXY");
     let settings =
         [("POSTHORN_LISTEN", "0.0.0.0:0"), ("POSTHORN_ADMIN_KEY", "a-long-enough-admin-key-0123456789ab")];
-    let mut posthorn = crate::support::server::Process::spawn(
+    let mut posthorn = Process::spawn(
         &database,
         &settings.map(|(name, value)| (name.to_owned(), value.to_owned())),
         &["serve"],
@@ -210,5 +214,112 @@ async fn secrets_stay_secret(backend: Backend) {
     for secret in shown {
         let line = log.lines().find(|line| line.contains(secret));
         assert!(line.is_none(), "{secret} stands in the log: {line:?}");
+    }
+}
+
+/// A database in which not every text can be stored.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_of_another_encoding_is_refused() {
+    let server = Server::start();
+    let first = Database::create_on(server.url().parse().unwrap()).await;
+    let create = "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0";
+    first.execute(create).await;
+    let url = server.url().replace("/postgres", "/latin").replace("latin@", "postgres@");
+    let refused = run(&first, &["serve"], &[("DATABASE_URL", &url)]).await;
+    refused.refused("DATABASE_URL: expected a database with the encoding UTF8, and it has LATIN1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nothing_reads_is_warned_of() {
+    let database = Arc::new(Database::create(Backend::Sqlite).await);
+    let folder = database.directory().join("config");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("development.toml"), "posthorn_max_backlogs = 7\n").unwrap();
+    let settings = [("POSTHORN_MAX_INFLIGHT", "7"), ("DATABASE_URL", &format!("{}\n", database.url()))];
+    let posthorn = Posthorn::start_on(Arc::clone(&database), &settings).await;
+    let log = posthorn.log().join("\n");
+    assert!(log.contains(r#"name="POSTHORN_MAX_INFLIGHT" nearest="POSTHORN_MAX_IN_FLIGHT""#), "{log}");
+    assert!(log.contains(r#"name="posthorn_max_backlogs" nearest="posthorn_max_backlog""#), "{log}");
+    assert_eq!(log.matches("nothing reads it").count(), 2, "{log}");
+    let files = std::fs::read_dir(database.directory()).unwrap().map(|file| file.unwrap().file_name());
+    let odd: Vec<_> = files.filter(|name| name.to_string_lossy().contains('\n')).collect();
+    assert!(odd.is_empty(), "{odd:?}");
+}
+
+/// Whatever is in its environment, it serves, or ends with one line that says why.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_configuration_panics() {
+    let database = Database::create(Backend::Sqlite).await;
+    let postgres = Database::create(Backend::Postgres).await;
+    let mut random = seeded("no_configuration_panics");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let with = |url: String, more: &str| format!("{url}{more}");
+    let choices: Vec<(&str, Vec<String>)> = vec![
+        (
+            "DATABASE_URL",
+            vec![
+                with(postgres.url(), ""),
+                with(postgres.url(), "?sslmode=require"),
+                with(postgres.url(), "?sslmode=prefer"),
+                with(postgres.url(), "?sslmode=verify-full&sslrootcert=/dev/null"),
+                with(postgres.url(), "?sslcert=/dev/null"),
+                with(postgres.url(), "?options=-c%20nonsense"),
+                format!("postgres://nobody@{free}/x"),
+                "postgres://".to_owned(),
+                "postgres://[::1".to_owned(),
+                "postgres:///?host=/nowhere".to_owned(),
+                "sqlite://.".to_owned(),
+                "sqlite:///dev/null".to_owned(),
+                "sqlite:///proc/self/x.db".to_owned(),
+                "sqlite://x.db?mode=nonsense".to_owned(),
+                "sqlite://\u{0}".replace('\0', "%00"),
+                "sqlite://日本.db".to_owned(),
+            ],
+        ),
+        (
+            "REDIS_URL",
+            [
+                "rediss://127.0.0.1:1",
+                "rediss://localhost",
+                "redis://:secret@127.0.0.1:6379/99",
+                "redis://[::1",
+                "redis://",
+            ]
+            .map(str::to_owned)
+            .into(),
+        ),
+        ("POSTHORN_PROFILE", vec!["production".to_owned(), "development".to_owned()]),
+        ("POSTHORN_LISTEN", ["[::1]:0", "127.0.0.1:0", "127.0.0.1:1", "0.0.0.0:0"].map(str::to_owned).into()),
+        ("POSTHORN_BEHIND_PROXY", vec!["true".to_owned()]),
+        ("POSTHORN_ADMIN_KEY", vec![KEY.1.to_owned(), "ü".repeat(30)]),
+        (ENCRYPTION_KEY, vec![SEALED.1.to_owned()]),
+        ("POSTHORN_TLS_CERTIFICATE", ["/dev/null", "/", "x.db"].map(str::to_owned).into()),
+        ("POSTHORN_TLS_KEY", ["/dev/null", "/nowhere"].map(str::to_owned).into()),
+        ("POSTHORN_LEASE_SECONDS", vec!["1".to_owned(), "600".to_owned()]),
+        ("POSTHORN_MAX_IN_FLIGHT", vec!["1".to_owned(), "65536".to_owned()]),
+        ("POSTHORN_ALLOWED_PRIVATE_NETWORKS", ["none", "::/0", "0.0.0.0/0", ",,"].map(str::to_owned).into()),
+        ("SSL_CERT_FILE", vec!["/dev/null".to_owned(), "/nowhere".to_owned()]),
+        ("RUST_LOG", ["trace", "nonsense=nonsense", "["].map(str::to_owned).into()),
+        ("POSTHORN_LOG_FORMAT", vec!["json".to_owned()]),
+    ];
+    for _ in 0..40 {
+        let mut settings = vec![("POSTHORN_START_PATIENCE_SECONDS".to_owned(), "0.1".to_owned())];
+        for (name, values) in &choices {
+            if random.random_bool(0.3) {
+                settings.push(((*name).to_owned(), values[random.random_range(0..values.len())].clone()));
+            }
+        }
+        let mut process = Process::spawn(&database, &settings, &["serve"]);
+        let listens = process.log.find(PATIENCE, |line| line.contains("listening").then_some(())).await;
+        if listens.is_some() {
+            process.signal(Signal::SIGTERM);
+        }
+        let ended = process.ended().await;
+        let log = process.log.lines().join("\n");
+        let expected = i32::from(listens.is_none());
+        assert_eq!(ended.code(), Some(expected), "{settings:?}:\n{log}");
+        assert!(!log.contains("a panic") && !log.contains("panicked"), "{settings:?}:\n{log}");
+        let last = log.lines().last().unwrap_or_default();
+        assert!(listens.is_some() || last.starts_with("posthorn: "), "{settings:?}:\n{log}");
     }
 }
