@@ -71,6 +71,18 @@ pub fn standing(renewed: Instant, lease: Duration, now: Instant) -> Standing {
     }
 }
 
+/// How long what is known of subscriptions may be acted on. The answer to a pause promises that nothing starts a second
+/// later, wherever that would be, and whatever has fallen silent in between.
+pub const CURRENT_FOR: Duration = Duration::from_millis(900);
+
+/// Whether a node may start anything at `now`. Its leases were last renewed by a request sent at `renewed` (`None`: it
+/// holds its slots for good), and it knows all that others had committed by `known` (`None`: there are no others).
+#[must_use]
+pub fn may_start(renewed: Option<Instant>, lease: Duration, known: Option<Instant>, now: Instant) -> bool {
+    let is_current = known.is_none_or(|known| now.saturating_duration_since(known) < CURRENT_FOR);
+    is_current && renewed.is_none_or(|renewed| standing(renewed, lease, now) == Standing::Valid)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -123,6 +135,23 @@ mod tests {
             assert_eq!(standing(renewed, lease, now), expected, "{seconds} s");
         }
         assert_eq!(standing(renewed + lease, lease, renewed), Standing::Valid, "clocks that disagree");
+    }
+
+    #[test]
+    fn nothing_starts_on_old_knowledge_or_an_ending_lease() {
+        let start = Instant::now();
+        let at = |millis| start + Duration::from_millis(millis);
+        let lease = Duration::from_secs(3);
+        for (case, renewed, known, now, expected) in [
+            ("alone on SQLite", None, None, 100_000, true),
+            ("alone", Some(0), None, 1999, true),
+            ("the lease ends", Some(0), None, 2000, false),
+            ("others were heard of lately", Some(0), Some(0), 899, true),
+            ("and not lately", Some(0), Some(0), 900, false),
+            ("both count", Some(0), Some(1800), 2000, false),
+        ] {
+            assert_eq!(may_start(renewed.map(at), lease, known.map(at), at(now)), expected, "{case}");
+        }
     }
 
     #[test]

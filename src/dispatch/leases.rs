@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
-use posthorn_domain::cluster::{Epoch, SLOTS, Slot, Standing, standing};
+use posthorn_domain::cluster::{Epoch, SLOTS, Slot, Standing, may_start, standing};
 
 /// What is held. Read for each request, written a few times a minute.
 pub(super) struct Leases {
@@ -21,10 +21,6 @@ pub(super) struct Leases {
     /// When the last search for work that came to its end began.
     searched: AtomicU64,
 }
-
-/// How long what is known of subscriptions may be acted on. The answer to a pause promises that nothing starts a second
-/// later, wherever that would be, and whatever has fallen silent in between.
-const CURRENT_FOR: Duration = Duration::from_millis(900);
 
 struct Table {
     epochs: [Option<Epoch>; SLOTS],
@@ -145,8 +141,7 @@ impl Leases {
     /// Whether anything may start now: the leases are valid, and whatever others changed a moment ago is known.
     pub(super) fn may_start(&self, now: Instant) -> bool {
         let known = self.since + Duration::from_millis(self.known.load(Ordering::Relaxed));
-        let is_current = !self.has_company() || now.saturating_duration_since(known) < CURRENT_FOR;
-        is_current && self.standing(now) == Standing::Valid
+        may_start(self.table().renewed, self.lease, self.has_company().then_some(known), now)
     }
 
     /// All that others had committed by `at` is known here.
