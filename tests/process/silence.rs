@@ -9,9 +9,10 @@ use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::database_faults::Line;
+use crate::support::pgbouncer::PgBouncer;
 use crate::support::postgres::Server;
 use crate::support::proxy::Proxy;
-use crate::support::{Backend, Client, Database, Posthorn, Receiver, Reply, eventually, within};
+use crate::support::{Backend, Client, Database, Posthorn, Receiver, Reply, eventually, left_out, within};
 
 const LEASE: Duration = Duration::from_secs(3);
 const SETTINGS: &[(&str, &str)] = &[("POSTHORN_LEASE_SECONDS", "3")];
@@ -119,6 +120,123 @@ async fn an_outage_without_a_word_is_told_once_and_got_over() {
         let count = |words: &str| log.iter().filter(|line| line.contains(words)).count();
         assert_eq!(count("the database does not answer"), 1, "{direction}: {log:#?}");
         assert_eq!(count("the database answers again"), 1, "{direction}: {log:#?}");
+        line.in_order();
+    }
+}
+
+/// The same with two other nodes, and with subscriptions that any of the three sends for: events that are handed in at the
+/// node that is struck, and at another.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_three_nodes_is_struck() {
+    let (database, proxy, struck) = through_a_proxy(SETTINGS).await;
+    let others = [
+        Posthorn::start_on(Arc::clone(&database), SETTINGS).await,
+        Posthorn::start_on(Arc::clone(&database), SETTINGS).await,
+    ];
+    eventually("each has its share", async || {
+        let cluster = struck.client().get("/cluster").await.json;
+        let nodes = cluster["nodes"].as_array().unwrap().iter();
+        let slots: Vec<_> = nodes.map(|node| node["slots"].as_array().unwrap().len()).collect();
+        if slots.len() == 3 && slots.iter().all(|held| *held >= 85) {
+            Ok(())
+        } else {
+            Err(cluster.to_string())
+        }
+    })
+    .await;
+    let mut lines = Vec::new();
+    for number in 0..12 {
+        let node = if number % 2 == 0 { &struck } else { &others[0] };
+        lines.push(Line::start(node).await);
+    }
+    for line in &lines {
+        line.accepted(1).await;
+    }
+    let all_go_through = async |what: &str| {
+        join_all(lines.iter().map(|line| goes_through(line, what))).await;
+    };
+    for _ in 0..2 {
+        proxy.forget();
+        all_go_through("all of one node's").await;
+    }
+    for number in 0..proxy.made() {
+        proxy.forget_one(number);
+        goes_through(&lines[0], "one of one node's").await;
+    }
+    // Cut off for longer than its lease: the others send for what was its own.
+    proxy.cut();
+    // Those with an odd number are handed in at another.
+    join_all(lines.iter().skip(1).step_by(2).map(|line| goes_through(line, "at another node"))).await;
+    struck.client().get("/health/ready").await.expect(503);
+    tokio::time::sleep(LEASE).await;
+    proxy.heal();
+    let healed = Instant::now();
+    for line in &lines {
+        line.accepted(1).await;
+    }
+    assert!(healed.elapsed() < GOES_ON + SLACK, "went on {:?} after the end", healed.elapsed());
+    for line in &lines {
+        line.in_order();
+    }
+}
+
+/// Through a pooler, with connections that are silent before it, and broken before it or behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pooler_stands_between() {
+    for behind in [false, true] {
+        let database = Arc::new(Database::create(Backend::Postgres).await);
+        // Posthorn, then a proxy, PgBouncer, another proxy, and PostgreSQL.
+        let inner = Proxy::to(&database.url()).await;
+        let Some(pooler) = PgBouncer::before(&inner.through(&database.url())) else {
+            return left_out("pgbouncer");
+        };
+        let outer = Proxy::to(&pooler.through(&database.url())).await;
+        let (through, direct) = (outer.through(&database.url()), database.url());
+        let settings = [
+            ("POSTHORN_LEASE_SECONDS", "3"),
+            ("DATABASE_URL", through.as_str()),
+            ("DATABASE_LISTEN_URL", direct.as_str()),
+        ];
+        let posthorn = Posthorn::start_on(Arc::clone(&database), &settings).await;
+        let line = Line::start(&posthorn).await;
+        line.accepted(3).await;
+        let proxy = if behind { &inner } else { &outer };
+        if !behind {
+            // Those behind it are the pooler's: it hands them out one after the other until each was tried.
+            for _ in 0..3 {
+                proxy.forget();
+                let began = Instant::now();
+                goes_through(&line, "all of them").await;
+                println!("all of them cost {:?}", began.elapsed());
+            }
+        }
+        // Broken in the middle of commits: whatever was accepted arrives, and what was said not to be stored is not.
+        let breaking = async {
+            for _ in 0..10 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                proxy.break_off();
+            }
+        };
+        let handing_in = async {
+            let mut certain = 0;
+            for _ in 0..100 {
+                let answer = line.ingest().await;
+                certain += usize::from(answer.status == 202);
+                let kind = answer.json["type"].as_str().unwrap_or_default();
+                let kinds = ["/problems/outcome-unknown", "/problems/store-unavailable"];
+                assert!(answer.status == 202 || kinds.contains(&kind), "{}", answer.json);
+            }
+            certain
+        };
+        let ((), certain) = tokio::join!(breaking, handing_in);
+        assert!(certain > 0);
+        line.accepted(1).await;
+        let stored = database.number("SELECT count(*) FROM webhook_deliveries").await;
+        eventually("all that is stored arrives", async || {
+            let left = database.number("SELECT count(*) FROM webhook_deliveries WHERE status <> 3").await;
+            if left == 0 { Ok(()) } else { Err(format!("{left} of {stored} are left")) }
+        })
+        .await;
         line.in_order();
     }
 }

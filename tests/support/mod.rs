@@ -8,6 +8,7 @@ pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod database;
 pub(crate) mod document;
+pub(crate) mod pgbouncer;
 pub(crate) mod postgres;
 pub(crate) mod proxy;
 pub(crate) mod random;
