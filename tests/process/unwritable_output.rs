@@ -85,8 +85,15 @@ impl Serving {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        self.child.kill().unwrap();
         panic!("SIGTERM did not end it within {ENDS_WITHIN:?}");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
