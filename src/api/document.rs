@@ -25,6 +25,7 @@ use super::deliveries::Deliveries;
 use super::ingest::Ingest;
 use super::keys::Keys;
 use super::problem::refusal::Methods;
+use super::query::Parameters;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::tenants::Tenants;
@@ -57,6 +58,11 @@ pub(super) fn methods() -> Methods {
         methods.add(path, of_path.collect());
     }
     methods
+}
+
+/// The query parameters that each operation takes.
+pub(super) fn parameters() -> Parameters {
+    Parameters::of(&build())
 }
 
 /// A page that shows the document.

@@ -35,6 +35,7 @@ mod keys;
 mod openness;
 mod paging;
 mod problem;
+mod query;
 mod rate_limit;
 mod scope;
 pub mod server;
@@ -134,9 +135,11 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         WebhookKeys { control: control.clone(), clock },
         Status { control: control.clone() },
     );
+    let parameters = Arc::new(document::parameters());
     let routes = documents::routes()
         .at("/problems/:name", get(problem::pages::show))
         .nest("/", OpenApiService::new(api, "", ""))
+        .around(move |next, request| query::check(next, parameters.clone(), request))
         .around(move |next, request| control_limit::keep(next, control.clone(), request));
     shell(routes, keyring, behind_proxy, document::methods())
 }

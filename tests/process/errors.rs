@@ -66,10 +66,15 @@ async fn refusals_are_problems(backend: Backend) {
         ("GET", format!("/subscriptions/{subscription}/deliveries?until=2026-13-01T00:00:00Z"), &[400]),
         ("GET", format!("/subscriptions/{subscription}/deliveries?cursor=junk"), &[400]),
         ("GET", format!("/subscriptions/{subscription}/deliveries?cursor=%00"), &[400]),
+        ("GET", "/subscriptions/?state=failed".to_owned(), &[400]),
+        ("GET", "/subscriptions/?limit=1&limit=2".to_owned(), &[400]),
+        ("GET", format!("/subscriptions/{subscription}/deliveries?status=failed&status=success"), &[400]),
+        ("GET", "/health?x=y".to_owned(), &[400]),
     ] {
         let answer = client.call(method.parse().unwrap(), path).send().await.expect_any(statuses);
         types.insert(answer.text("type"));
     }
+    parameters_are_named(client).await;
     wrong_methods_name_the_right_ones(client, &subscription).await;
     for problem in types {
         check_page(client, &problem).await;
@@ -77,6 +82,18 @@ async fn refusals_are_problems(backend: Backend) {
     check_page(client, "/problems/store-unavailable").await;
     check_page(client, "/problems/outcome-unknown").await;
     client.get("/problems/of-no-such-kind").await.expect(404);
+}
+
+/// In words that say what is taken.
+async fn parameters_are_named(client: &Client) {
+    for (query, detail) in [
+        ("limit=abc", "limit: expected a whole number"),
+        ("limit=1&limit=2", "limit: expected once"),
+        ("state=failed", "state: there is no such parameter; this path takes "),
+    ] {
+        let answer = client.get(format!("/subscriptions/?{query}")).await.expect(400);
+        assert!(answer.text("detail").starts_with(detail), "{}", answer.json);
+    }
 }
 
 async fn wrong_methods_name_the_right_ones(client: &Client, subscription: &str) {

@@ -78,8 +78,15 @@ fn method_not_allowed(allow: String) -> Problem {
     problem
 }
 
-/// poem-openapi puts the name of its type before what our own parsers say.
+/// poem-openapi puts the name of its type before or after what parsers say.
 fn own_words(reason: &str) -> &str {
+    if let Some((own, kind)) = reason.rsplit_once(" (occurred while parsing ") {
+        return match kind {
+            kind if kind.contains("integer") => "expected a whole number",
+            kind if kind.contains("boolean") => "expected true or false",
+            _ => own,
+        };
+    }
     reason
         .strip_prefix("failed to parse ")
         .and_then(|rest| rest.split_once(": "))
@@ -129,11 +136,14 @@ mod tests {
     fn refusals_of_the_framework_have_a_kind() {
         let param =
             ParseParamError { name: "limit", reason: "failed to parse \"int\": bad digit".to_owned() };
+        let reason = "invalid digit found in string (occurred while parsing \"optional_integer_int64\")";
+        let number = ParseParamError { name: "limit", reason: reason.to_owned() };
         let path = ParsePathError { name: "param0", reason: "no UUID".to_owned() };
         for (error, kind, detail) in [
             (Error::from(NotFoundError), Kind::NotFound, "nothing is served at this path"),
             (MethodNotAllowedError.into(), Kind::MethodNotAllowed, "this path takes "),
             (param.into(), Kind::InvalidParameter, "limit: bad digit"),
+            (number.into(), Kind::InvalidParameter, "limit: expected a whole number"),
             (path.into(), Kind::InvalidParameter, "the path: no UUID"),
             (ContentTypeError::ExpectContentType.into(), Kind::UnsupportedMediaType, "expected Content-Type"),
             (Error::from_status(StatusCode::BAD_REQUEST), Kind::MalformedRequest, "the request could not"),
