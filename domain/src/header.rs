@@ -164,21 +164,35 @@ pub fn parse_key(value: &[u8]) -> Result<&str, KeyError> {
     }
 }
 
-/// How long `Retry-After` asks to wait (RFC 9110 §10.2.3): seconds, or a date in any of HTTP's
-/// three forms. At most [`RETRY_DELAY_MAX`]; zero where the date is past; none where the value is
-/// anything else.
+/// How long `Retry-After` asks to wait (RFC 9110 §10.2.3): seconds, or a date in any of HTTP's three forms, which is
+/// read against `now`. Decimals, which some servers send, are rounded up. At most [`RETRY_DELAY_MAX`]; zero where the
+/// date is past; `None` where the value is anything else.
 #[must_use]
 pub fn parse_retry_after(value: &[u8], now: Timestamp) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
-    let delay = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than fit are a long time, too.
-        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
-    } else {
-        let date = httpdate::parse_http_date(text).ok()?;
-        let millis = date.duration_since(UNIX_EPOCH).ok()?.as_millis();
-        Timestamp::from_millis(i64::try_from(millis).ok()?).since(now)
-    };
+    let delay = seconds(text).or_else(|| Some(parse_date(value)?.since(now)))?;
     Some(delay.min(RETRY_DELAY_MAX))
+}
+
+/// Seconds with or without decimals, rounded up.
+fn seconds(text: &str) -> Option<Duration> {
+    let is_number = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "0"));
+    if !is_number(whole) || !is_number(decimals) {
+        return None;
+    }
+    // More digits than fit are a long time, too.
+    let whole: u64 = whole.parse().unwrap_or(u64::MAX);
+    let begun = u64::from(decimals.bytes().any(|digit| digit != b'0'));
+    Some(Duration::from_secs(whole.saturating_add(begun)))
+}
+
+/// A date in any of HTTP's three forms (RFC 9110 §5.6.7), such as an answer's `Date`; `None` before 1970.
+#[must_use]
+pub fn parse_date(value: &[u8]) -> Option<Timestamp> {
+    let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(i64::try_from(since.as_millis()).ok()?))
 }
 
 /// Whom the last proxy that wrote `X-Forwarded-For` was called by: the last entry, an address with or without a port
@@ -354,7 +368,14 @@ mod tests {
             ("", None),
             ("-1", None),
             ("+1", None),
-            ("1.5", None),
+            ("1.5", seconds(2)),
+            ("1.0", seconds(1)),
+            ("0.001", seconds(1)),
+            ("99999999999999999999999999.9", Some(RETRY_DELAY_MAX)),
+            ("1.", None),
+            (".5", None),
+            ("1.5.1", None),
+            ("1,5", None),
             ("1, 2", None),
             ("1s", None),
             ("soon", None),

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::header::parse_retry_after;
+use posthorn_domain::header::{parse_date, parse_retry_after};
 use posthorn_domain::limits::{RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME};
 use posthorn_domain::time::Timestamp;
-use reqwest::header::{CONNECTION, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONNECTION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Version};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
@@ -188,14 +188,16 @@ async fn answered(response: Response, deadline: Instant, duration: Duration, at:
     Reply { status_code: Some(status.as_u16()), body: Some(body), error, retry_after, duration }
 }
 
-/// What a 429 or 503 asks; several values at once ask nothing certain.
+/// What a 429 or 503 asks; several values at once ask nothing certain. A date is one by the endpoint's clock, which its
+/// `Date` tells.
 fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     if !matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
         return None;
     }
     let mut values = headers.get_all(RETRY_AFTER).iter();
     let value = values.next().filter(|_| values.next().is_none())?;
-    parse_retry_after(value.as_bytes(), now)
+    let of_endpoint = headers.get(DATE).and_then(|date| parse_date(date.as_bytes()));
+    parse_retry_after(value.as_bytes(), of_endpoint.unwrap_or(now))
 }
 
 /// The start of the body, as far as it comes. A body read to its end frees its connection for the

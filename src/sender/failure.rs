@@ -7,6 +7,8 @@
 use std::error::Error;
 use std::io;
 
+use rustls::{AlertDescription, CertificateError};
+
 use crate::sender::resolver::ResolveError;
 
 /// Why an attempt failed. `Display` is the attempt log's text.
@@ -36,9 +38,30 @@ pub enum Failure {
     /// Whoever knows the name's addresses did not say them in time.
     #[error("name not resolved in time")]
     NameNotInTime,
-    /// The certificate is expired, of another name, or of nobody trusted.
+    /// The certificate's time is over.
+    #[error("tls failure: certificate expired")]
+    CertificateExpired,
+    /// The certificate's time has not begun.
+    #[error("tls failure: certificate not valid yet")]
+    CertificateNotYetValid,
+    /// The certificate does not name the target's host.
+    #[error("tls failure: certificate of another name")]
+    CertificateOfAnotherName,
+    /// The certificate is self-signed, an intermediate one is missing, or its authority is not trusted.
+    #[error("tls failure: certificate of unknown issuer")]
+    CertificateOfUnknownIssuer,
+    /// The server's own certificate is one to sign others with (`CA:TRUE`).
+    #[error("tls failure: certificate of an authority and not of a server")]
+    CertificateOfAuthority,
+    /// The certificate is wrong in another way, such as a key that is too short.
     #[error("tls failure: invalid certificate")]
     InvalidCertificate,
+    /// The endpoint asks for a certificate, and the subscription has none.
+    #[error("tls failure: client certificate wanted")]
+    ClientCertificateWanted,
+    /// The endpoint refuses the subscription's certificate, or, over TLS 1.2, that there is none.
+    #[error("tls failure: client certificate refused")]
+    ClientCertificateRefused,
     /// No TLS connection came about for another reason.
     #[error("tls failure")]
     Tls,
@@ -108,7 +131,40 @@ fn told_by(error: &(dyn Error + 'static)) -> Option<Failure> {
 
 fn told_by_tls(error: &rustls::Error) -> Failure {
     match error {
-        rustls::Error::InvalidCertificate(_) => Failure::InvalidCertificate,
+        rustls::Error::InvalidCertificate(error) => told_by_certificate(error),
+        rustls::Error::AlertReceived(alert) => told_by_alert(*alert),
+        _ => Failure::Tls,
+    }
+}
+
+fn told_by_certificate(error: &CertificateError) -> Failure {
+    use CertificateError::{
+        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, NotValidYet, NotValidYetContext,
+        Other, UnknownIssuer,
+    };
+    match error {
+        Expired | ExpiredContext { .. } => Failure::CertificateExpired,
+        NotValidYet | NotValidYetContext { .. } => Failure::CertificateNotYetValid,
+        NotValidForName | NotValidForNameContext { .. } => Failure::CertificateOfAnotherName,
+        UnknownIssuer => Failure::CertificateOfUnknownIssuer,
+        // The library's own error has no type here.
+        Other(error) if error.to_string().contains("CaUsedAsEndEntity") => Failure::CertificateOfAuthority,
+        _ => Failure::InvalidCertificate,
+    }
+}
+
+/// What an endpoint says of the client's certificate (RFC 8446 §6.2).
+fn told_by_alert(alert: AlertDescription) -> Failure {
+    use AlertDescription as Alert;
+    match alert {
+        Alert::CertificateRequired => Failure::ClientCertificateWanted,
+        Alert::BadCertificate
+        | Alert::UnsupportedCertificate
+        | Alert::CertificateRevoked
+        | Alert::CertificateExpired
+        | Alert::CertificateUnknown
+        | Alert::UnknownCA
+        | Alert::AccessDenied => Failure::ClientCertificateRefused,
         _ => Failure::Tls,
     }
 }

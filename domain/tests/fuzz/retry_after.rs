@@ -34,6 +34,9 @@ pub(crate) fn generate(random: &mut Random) -> Answer {
     let value = match random.within(0..10) {
         0 => String::from_utf8_lossy(&random.bytes(0..40)).into_owned(),
         1 => random.some_of(&WORDS, 0..8),
+        2 if random.one_in(3) => {
+            format!("{}.{}", random.bits() >> random.within(0..64), random.bits() % 1000)
+        }
         2 => (random.bits() >> random.within(0..64)).to_string(),
         3 => random.some_of(&["0", "1", "5", "9", "99999999"], 1..8),
         form => {
@@ -59,10 +62,14 @@ pub(crate) fn check(Answer { value, now_ms }: &Answer) -> Verdict {
 
 fn reference(value: &[u8], now_ms: i64) -> Option<Duration> {
     let text = std::str::from_utf8(value).ok()?.trim_matches([' ', '\t']);
-    let wait_ms = if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+    let parts: Vec<_> = text.split('.').collect();
+    let is_number = |part: &&str| part.bytes().all(|byte| byte.is_ascii_digit()) && !part.is_empty();
+    let wait_ms = if parts.len() <= 2 && parts.iter().all(is_number) {
         // Up to 20 digits fit by far; longer ones that are not all zeros in front are beyond the most.
-        let digits = text.trim_start_matches('0');
-        if digits.len() > 20 { i128::MAX } else { format!("0{digits}").parse::<i128>().unwrap() * 1000 }
+        let digits = parts[0].trim_start_matches('0');
+        let begun = parts.get(1).is_some_and(|decimals| decimals.contains(|digit| digit != '0'));
+        let whole = format!("0{digits}").get(..=20.min(digits.len())).unwrap().parse::<i128>().unwrap();
+        if digits.len() > 20 { i128::MAX } else { (whole + i128::from(begun)) * 1000 }
     } else {
         FORMS.iter().find_map(|form| date_ms(text, form)).map(|date_ms| date_ms - i128::from(now_ms))?
     };

@@ -73,7 +73,14 @@ async fn retry_after_counts_on_429_and_503_alone() {
     for (status, headers, expected) in [
         (429, "retry-after: 7", seconds(7)),
         (503, "Retry-After: 99999999999", seconds(86_400)),
+        (429, "retry-after: 1.5", seconds(2)),
         (429, "retry-after: soon", None),
+        // By a clock that is ten minutes and more off, which the answer itself tells.
+        (
+            503,
+            "date: Sun, 06 Nov 1994 08:49:30 GMT\r\nretry-after: Sun, 06 Nov 1994 08:49:37 GMT",
+            seconds(7),
+        ),
         (429, "retry-after: 1\r\nretry-after: 2", None),
         (429, "x: y", None),
         (500, "retry-after: 7", None),

@@ -84,16 +84,21 @@ async fn trusted_certificates_pass_and_others_do_not() {
     let reply = https(&endpoint, "allowed.example").send(&trusting(&trusted)).await;
     assert_eq!((reply.status_code, reply.error), (Some(200), None));
     let expired = self_signed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
-    for (case, identity, host, trusts) in [
-        ("self-signed", &trusted, "allowed.example", false),
-        ("of another name", &trusted, "mixed.example", true),
-        ("for an address", &trusted, "127.0.0.1", true),
-        ("expired", &expired, "allowed.example", true),
+    let early = self_signed(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
+    let authority =
+        self_signed(|params| params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+    for (case, identity, host, trusts, failure) in [
+        ("self-signed", &trusted, "allowed.example", false, Failure::CertificateOfUnknownIssuer),
+        ("of another name", &trusted, "mixed.example", true, Failure::CertificateOfAnotherName),
+        ("for an address", &trusted, "127.0.0.1", true, Failure::CertificateOfAnotherName),
+        ("expired", &expired, "allowed.example", true, Failure::CertificateExpired),
+        ("not valid yet", &early, "allowed.example", true, Failure::CertificateNotYetValid),
+        ("an authority's", &authority, "allowed.example", true, Failure::CertificateOfAuthority),
     ] {
         let endpoint = serve(identity).await;
         let sender = if trusts { trusting(identity) } else { sender() };
         let reply = https(&endpoint, host).send(&sender).await;
-        assert_eq!(reply.error, Some(Failure::InvalidCertificate), "{case}");
+        assert_eq!(reply.error, Some(failure), "{case}");
     }
 }
 
@@ -172,5 +177,11 @@ async fn endpoints_are_shown_the_certificate_that_is_given() {
 /// What a client is told whose certificate is not taken: the reason, or where its request crossed that on the way,
 /// no more than that the connection is gone.
 fn is_refusal(failure: Failure) -> bool {
-    matches!(failure, Failure::Tls | Failure::ConnectionClosed | Failure::ConnectionReset)
+    matches!(
+        failure,
+        Failure::ClientCertificateWanted
+            | Failure::Tls
+            | Failure::ConnectionClosed
+            | Failure::ConnectionReset
+    )
 }
