@@ -33,9 +33,14 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> PayloadError {
 }
 
 /// Whether a content type is `application/json` or `*/*+json` (RFC 6839 §3.1), in any case and with
-/// any parameters (RFC 9110 §8.3.1).
+/// any parameters, empty ones among them (RFC 9110 §5.6.6, §8.3.1).
 #[must_use]
 pub fn is_json_content_type(value: &str) -> bool {
+    // Within quotes a parameter's value may hold what looks like an empty one.
+    let without_empty =
+        || value.split(';').map(str::trim).filter(|part| !part.is_empty()).collect::<Vec<_>>();
+    let tidied = (!value.contains('"')).then(without_empty);
+    let value = tidied.map_or_else(|| value.to_owned(), |parts| parts.join("; "));
     value
         .trim_matches([' ', '\t'])
         .parse::<Mime>()
@@ -123,6 +128,9 @@ mod tests {
             ("model/gltf+json; a=b", true),
             ("application/vnd.acme.v1+xml+JSON", true),
             ("application/json;", true),
+            ("application/json;;", true),
+            ("application/json; ; charset=utf-8 ;", true),
+            (";application/xml", false),
             ("", false),
             ("json", false),
             ("application/jsonx", false),

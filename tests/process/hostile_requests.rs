@@ -218,6 +218,10 @@ async fn control_characters_are_refused_everywhere(backend: Backend) {
 
     for text in CONTROLS {
         for field in ["target_url", "tenant", "description", "secret_key", "ordering", "headers", "x"] {
+            // A description may have lines.
+            if field == "description" && text.chars().all(|c| matches!(c, '\n' | '\r' | '\t')) {
+                continue;
+            }
             let mut body = json!({"target_url": TARGET});
             body[field] = match field {
                 "target_url" => json!(format!("{TARGET}{text}")),

@@ -114,6 +114,7 @@ async fn content_types_are_judged(backend: Backend) {
         ("application/json", 202),
         ("APPLICATION/JSON", 202),
         ("application/json;charset=UTF-8", 202),
+        ("application/json;;", 202),
         ("application/cloudevents+json", 202),
         ("model/gltf+json", 202),
         ("text/plain", 415),
@@ -129,7 +130,14 @@ async fn content_types_are_judged(backend: Backend) {
     }
     let path = format!("/ingest/{id}");
     client.call(Method::POST, path.clone()).untyped("{}").send().await.expect(415);
-    for (encoding, status) in [("gzip", 415), ("br", 415), ("deflate, gzip", 415)] {
+    for (encoding, status) in [
+        ("identity", 202),
+        ("Identity", 202),
+        ("gzip", 415),
+        ("br", 415),
+        ("deflate, gzip", 415),
+        ("identity, gzip", 415),
+    ] {
         let call = client.call(Method::POST, path.clone()).bytes("application/json", "{}");
         call.header("content-encoding", encoding).send().await.expect(status);
     }

@@ -30,6 +30,7 @@ async fn bad_fields_are_named(backend: Backend) {
         ("tenant", json!(7)),
         ("description", json!(["x"])),
         ("description", json!("nul\u{0}inside")),
+        ("description", json!("\u{1b}[31m")),
         ("description", json!("x".repeat(1025))),
         ("secret_key", json!("")),
         ("secret_key", json!(1)),
@@ -216,9 +217,15 @@ async fn bad_bodies_are_refused(backend: Backend) {
 async fn odd_text_is_kept_or_refused(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let client = posthorn.client();
-    for text in
-        ["' OR 1=1--", "100 % _x_ \\ \"", "\u{202e}abc", "</script><script>", "\u{1f980}\u{301}", "null"]
-    {
+    for text in [
+        "' OR 1=1--",
+        "100 % _x_ \\ \"",
+        "\u{202e}abc",
+        "</script><script>",
+        "\u{1f980}\u{301}",
+        "null",
+        "two\r\nlines\n\tand a tab",
+    ] {
         let created = client.subscribe(TARGET, json!({"description": text})).await;
         assert_eq!(client.subscription(&created.id).await["description"], text);
     }

@@ -255,7 +255,10 @@ fn secret_key(text: &str) -> Result<SecretKey, String> {
 }
 
 fn description(text: String) -> Result<String, String> {
-    check_text(&text)?;
+    let is_odd = |c: char| c.is_control() && !matches!(c, '\n' | '\r' | '\t');
+    if text.contains(is_odd) {
+        return Err("expected text without control characters but line breaks and tabs".to_owned());
+    }
     // In bytes first: a text of megabytes is not walked.
     if text.len() > 4 * DESCRIPTION_CHARS_MAX || text.chars().count() > DESCRIPTION_CHARS_MAX {
         return Err(format!("expected at most {DESCRIPTION_CHARS_MAX} characters"));
