@@ -10,6 +10,7 @@ use poem::{Endpoint, Request, Result};
 use serde_json::Value;
 use url::form_urlencoded;
 
+use super::problem::refusal::segments;
 use super::problem::{Kind, Problem};
 
 /// How much of an unknown name an answer repeats.
@@ -40,7 +41,7 @@ impl Parameters {
                     parameters.filter(|parameter| text(parameter, "in").as_deref() == Some("query"));
                 let names = in_query.filter_map(|parameter| text(parameter, "name"));
                 operations.push(Operation {
-                    parts: parts(path).map(str::to_owned).collect(),
+                    parts: segments(path).map(str::to_owned).collect(),
                     method: method.to_uppercase(),
                     names: names.collect(),
                 });
@@ -77,14 +78,13 @@ impl Parameters {
 
 impl Operation {
     fn fits(&self, path: &str) -> bool {
-        self.parts.len() == parts(path).count()
-            && self.parts.iter().zip(parts(path)).all(|(part, asked)| part.starts_with('{') || part == asked)
+        self.parts.len() == segments(path).count()
+            && self
+                .parts
+                .iter()
+                .zip(segments(path))
+                .all(|(part, asked)| part.starts_with('{') || part == asked)
     }
-}
-
-/// A path's parts; a slash at the end makes no difference.
-fn parts(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|part| !part.is_empty())
 }
 
 /// Refuses a call with a parameter that its operation does not have, or with one twice.
@@ -95,7 +95,7 @@ pub(super) async fn check<E: Endpoint>(
 ) -> Result<E::Output> {
     let path = request.uri().path();
     if let Some(query) = request.uri().query()
-        && parts(path).next() != Some("ingest")
+        && segments(path).next() != Some("ingest")
     {
         parameters.check(request.method(), path, query)?;
     }

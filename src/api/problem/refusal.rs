@@ -38,7 +38,7 @@ impl Methods {
 }
 
 /// A path's parts; a slash at the end makes no difference.
-fn segments(path: &str) -> impl Iterator<Item = &str> {
+pub(in crate::api) fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
