@@ -1,7 +1,7 @@
 //! Logs: to standard error, so that standard output is a command's own.
 //!
 //! An event is one line, whatever its fields hold: what comes from outside can neither begin a line that looks
-//! like ours nor steer the terminal of whoever reads it. Panics are events like all others. Whoever logs never waits
+//! like ours nor steer the terminal of whoever reads it. Panics are events like all others. Logging never waits
 //! for standard error ([`output`]).
 
 pub mod output;

@@ -17,7 +17,7 @@ use posthorn_domain::terminal;
 pub enum Stop {
     /// Nobody reads what it prints any more, as after `posthorn keys list | head`.
     ReaderGone,
-    /// It failed. One line for whoever started it.
+    /// The command failed. The text is one line for the operator.
     Failed(String),
 }
 

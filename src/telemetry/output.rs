@@ -1,7 +1,7 @@
 //! Writes log lines to standard error from a thread of its own.
 //!
-//! A full disk, a pipe that is closed or that nobody reads, and a slow terminal cost lines and nothing else: whoever
-//! logs never waits. Lines wait in a queue of at most [`BYTES_MAX`]. A line that finds it full, or that cannot be
+//! A full disk, a pipe that is closed or that nobody reads, and a slow terminal cost lines and nothing else:
+//! logging never waits. Lines wait in a queue of at most [`BYTES_MAX`]. A line that finds it full, or that cannot be
 //! written, is dropped and counted; the count is logged before the next line that can be written.
 
 use std::cell::RefCell;

@@ -20,7 +20,7 @@ const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 const ADDRESSES_MAX: usize = 8;
 /// How long all of them may take. Where none answers, the attempt is left to find that out.
 const RACE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long the first to answer leads. An attempt that times out asks anew before.
+/// How long the first address to answer is dialled first. An attempt that times out ends this early.
 const LEADER_TIME: Duration = Duration::from_mins(1);
 /// Of how many names and ports that is known.
 const LEADERS_MAX: u64 = 10_000;
@@ -52,7 +52,7 @@ impl Race {
         ordered
     }
 
-    /// Whoever leads for the name may be gone.
+    /// Forgets which address is dialled first: it may be dead.
     pub(super) async fn forget(&self, name: &str, port: u16) {
         self.leaders.invalidate(&(name.to_owned(), port)).await;
     }
