@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::yield_now;
 
 use super::control::IngestError;
 use super::ingest_writer::RETRY_AFTER;
@@ -101,6 +102,9 @@ impl Default for TenantChanges {
 impl Changes {
     /// The right to make a change for a tenant; waits for its turn. May be dropped.
     pub(super) async fn permit(&self, tenant: Arc<TenantState>) -> Result<ChangePermit, ChangeError> {
+        // Meanwhile its connection looks whether who asked is still there, and drops this where not: nothing is done for
+        // those who have left before it began.
+        yield_now().await;
         let own = &tenant.changes().0;
         let asked_own = Arc::clone(&own.asked).try_acquire_owned();
         let asked_own = asked_own.map_err(|_| ChangeError::OverShare { retry_after: RETRY_AFTER })?;
