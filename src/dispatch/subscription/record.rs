@@ -33,7 +33,7 @@ pub(super) fn outcome(
     };
     Outcome {
         attempt: Attempt {
-            id: AttemptId(Uuid::now_v7()),
+            id: attempt_id(began),
             delivery_id: record.ticket.id,
             subscription_id,
             number: record.attempt,
@@ -56,6 +56,13 @@ pub(super) fn outcome(
         endpoint_version,
         epoch,
     }
+}
+
+/// Of the time at which the attempt began, so that the log in the order of ids is in the order of that time.
+fn attempt_id(began: Timestamp) -> AttemptId {
+    let millis = u64::try_from(began.as_millis()).unwrap_or(0);
+    let nanos = u32::try_from(millis % 1000 * 1_000_000).unwrap_or(0);
+    AttemptId(Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, millis / 1000, nanos)))
 }
 
 fn stored_health(clock: Clock, health: Health) -> LaneHealth {
