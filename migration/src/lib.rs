@@ -6,7 +6,7 @@
 
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
-pub use sea_orm_migration::{Migration, MigratorTrait};
+pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 mod m20261125_000001_deliveries;
 mod m20261125_000002_tenants;

@@ -59,7 +59,7 @@ pub async fn run(Arguments { act }: Arguments, config: &Config) -> Result<(), St
 
 async fn rotate(config: &Config, options: SealOptions) -> Result<Resealed, store::Error> {
     let store = Store::connect(&app::store_settings(config)).await?;
-    store.check_schema().await?;
+    store.migrations().await?;
     let done = store.seal_anew(options).await;
     store.close().await;
     done

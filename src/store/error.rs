@@ -1,5 +1,7 @@
 //! What can go wrong with the database, named by what the caller can do about it.
 
+use std::borrow::Cow;
+
 use sea_orm::sqlx;
 use sea_orm::{DbErr, RuntimeErr};
 
@@ -35,6 +37,9 @@ pub enum Error {
     #[error("{0}")]
     Unusable(String),
 }
+
+/// PostgreSQL's `insufficient_privilege`.
+const FORBIDDEN: &str = "42501";
 
 /// `SQLITE_IOERR_FSYNC` and `SQLITE_IOERR_DIR_FSYNC` (<https://www.sqlite.org/rescode.html>).
 const SQLITE_SYNC_FAILED: [i32; 2] = [1034, 1290];
@@ -77,12 +82,21 @@ impl Error {
 /// Whether PostgreSQL gave up since others hold what is needed: `lock_not_available` or `deadlock_detected`
 /// (appendix A of its documentation).
 pub(super) fn is_held_up(error: &DbErr) -> bool {
-    let (DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error))) = error
-    else {
-        return false;
-    };
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    matches!(code.as_deref(), Some("55P03" | "40P01"))
+    matches!(code_of(error).as_deref(), Some("55P03" | "40P01"))
+}
+
+/// Whether the role has not the right to do it.
+pub(super) fn is_forbidden(error: &DbErr) -> bool {
+    code_of(error).as_deref() == Some(FORBIDDEN)
+}
+
+fn code_of(error: &DbErr) -> Option<Cow<'_, str>> {
+    match error {
+        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => {
+            error.as_database_error()?.code()
+        }
+        _ => None,
+    }
 }
 
 /// Whether an error is of the session it came from, rather than of the statement: the connection failed (class 08),
@@ -135,6 +149,11 @@ impl From<sqlx::Error> for Error {
                     || code.len() < 5 && matches!(sqlite_primary, 18..=20)
                 {
                     Self::Refused(database.message().to_owned())
+                } else if code == FORBIDDEN {
+                    Self::Unusable(format!(
+                        "DATABASE_URL: expected a role that may read and write Posthorn's tables: {}",
+                        database.message()
+                    ))
                 } else {
                     Self::Unavailable(database.message().to_owned())
                 }

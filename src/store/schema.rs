@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use posthorn_migration::{Migrator, MigratorTrait as _};
+use posthorn_migration::{Migrator, MigratorTrait as _, SchemaManager};
 use sea_orm::{ConnectionTrait as _, Statement, TransactionTrait as _};
 use tokio::time::Instant;
 use tracing::info;
@@ -22,14 +22,17 @@ const STEP_PATIENCE: Duration = Duration::from_mins(1);
 
 impl Store {
     /// Brings the schema up to date; an error where it is newer than this program, or where another session
-    /// holds a table for longer than a minute.
+    /// holds a table for longer than a minute. A schema that is up to date needs no right to change it.
     pub async fn migrate_up(&self) -> Result<(), Error> {
-        self.check_schema().await?;
+        let pending: Vec<_> = self.migrations().await?.into_iter().filter(|(_, applied)| !applied).collect();
+        if pending.is_empty() {
+            return Ok(());
+        }
         match &self.pool {
             Pool::Sqlite(_) => Migrator::up(&self.orm.unbounded(), None).await?,
             Pool::Postgres { .. } => {
-                for step in Migrator::get_pending_migrations(&self.orm.unbounded()).await? {
-                    self.apply_next(step.name()).await?;
+                for (step, _) in pending {
+                    self.apply_next(&step).await?;
                 }
             }
         }
@@ -39,7 +42,7 @@ impl Store {
     /// Takes the newest `steps` of the schema back, and with them what is stored in it; an error where it is
     /// newer than this program, or where a node is running on it.
     pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
-        self.check_schema().await?;
+        self.migrations().await?;
         if let Some(node) = self.running_node().await? {
             let reason =
                 format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");
@@ -48,30 +51,32 @@ impl Store {
         Ok(Migrator::down(&self.orm.unbounded(), Some(steps)).await?)
     }
 
-    /// Whether this program knows every step that was applied.
-    pub async fn check_schema(&self) -> Result<(), Error> {
-        Migrator::install(&self.orm.unbounded()).await?;
-        let known: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
-        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
-        let ask = Statement::from_string(self.orm.get_database_backend(), ask);
-        for row in self.orm.query_all(ask).await? {
-            let step: String = row.try_get_by_index(0)?;
-            if !known.contains(&step) {
-                return Err(Error::Unusable(format!(
-                    "DATABASE_URL: the schema is of a newer version than this program, which does not know {step}"
-                )));
-            }
+    /// The steps of the schema, in order, with whether each is applied; an error where one was applied that this
+    /// program does not know.
+    pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
+        let applied = self.applied().await?;
+        let steps: Vec<_> = Migrator::migrations().iter().map(|step| step.name().to_owned()).collect();
+        if let Some(step) = applied.iter().find(|step| !steps.contains(step)) {
+            return Err(Error::Unusable(format!(
+                "DATABASE_URL: the schema is of a newer version than this program, which does not know {step}"
+            )));
         }
-        Ok(())
+        let row = |step: String| {
+            let is_applied = applied.contains(&step);
+            (step, is_applied)
+        };
+        Ok(steps.into_iter().map(row).collect())
     }
 
-    /// The steps of the schema, in order, with whether each is applied.
-    pub async fn migrations(&self) -> Result<Vec<(String, bool)>, Error> {
-        self.check_schema().await?;
-        let pending = Migrator::get_pending_migrations(&self.orm.unbounded()).await?;
-        let applied = Migrator::get_applied_migrations(&self.orm.unbounded()).await?;
-        let row = |done| move |step: &posthorn_migration::Migration| (step.name().to_owned(), done);
-        Ok(applied.iter().map(row(true)).chain(pending.iter().map(row(false))).collect())
+    /// The steps that were applied, in order.
+    async fn applied(&self) -> Result<Vec<String>, Error> {
+        let orm = self.orm.unbounded();
+        if !SchemaManager::new(&orm).has_table("seaql_migrations").await? {
+            return Ok(Vec::new());
+        }
+        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
+        let rows = self.orm.query_all(Statement::from_string(self.orm.get_database_backend(), ask)).await?;
+        rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
     }
 
     /// Applies the next step, whose name is `step`, in a transaction of its own.
@@ -84,6 +89,12 @@ impl Store {
                 return Ok(tx.commit().await?);
             };
             tx.rollback().await?;
+            if super::error::is_forbidden(&error) {
+                return Err(Error::Unusable(format!(
+                    "DATABASE_URL: expected a role that may change the schema, which is not up to date ({error}): \
+                     run posthorn migrate up as its owner"
+                )));
+            }
             if !super::error::is_held_up(&error) {
                 return Err(error.into());
             }
