@@ -20,8 +20,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_domain::limits::{
-    BURST_MAX, PAYLOAD_BYTES_MAX, RATE_MAX, RATE_MIN, RETRIES_MAX, RETRY_DELAY_MAX, TENANT_STORED_BYTES_MAX,
-    TENANT_SUBSCRIPTIONS_MAX, TIMEOUT_MAX, TIMEOUT_MIN,
+    BURST_MAX, DATABASE_CONNECTIONS_MAX, DATABASE_CONNECTIONS_MIN, PAYLOAD_BYTES_MAX, RATE_MAX, RATE_MIN,
+    RETRIES_MAX, RETRY_DELAY_MAX, TENANT_STORED_BYTES_MAX, TENANT_SUBSCRIPTIONS_MAX, TIMEOUT_MAX,
+    TIMEOUT_MIN,
 };
 use posthorn_domain::strength::{KEY_CHARS_MIN, is_guessable};
 
@@ -96,6 +97,8 @@ pub struct Config {
     pub database_url: Address,
     /// `DATABASE_LISTEN_URL`.
     pub database_listen_url: Option<Address>,
+    /// `POSTHORN_DATABASE_CONNECTIONS`.
+    pub database_connections: Option<u32>,
     /// `REDIS_URL`.
     pub redis_url: Option<Address>,
     /// `POSTHORN_ADMIN_KEY`.
@@ -214,6 +217,12 @@ impl Config {
                     ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
                 })?
                 .map(Address),
+            database_connections: from.optional_number(
+                "POSTHORN_DATABASE_CONNECTIONS",
+                "a whole number",
+                DATABASE_CONNECTIONS_MIN,
+                DATABASE_CONNECTIONS_MAX,
+            )?,
             redis_url: from
                 .optional("REDIS_URL", "redis://… or rediss://…", |url| {
                     ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme))

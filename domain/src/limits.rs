@@ -105,3 +105,9 @@ const _: () = assert!(SECRETS_IN_FORCE_MAX > 1);
 const _: () = assert!(LANE_WINDOW <= LANE_WAITING_MAX);
 const _: () = assert!(LANE_FIRST_PAGE <= LANE_WINDOW);
 const _: () = assert!(IN_FLIGHT_MAX <= TENANT_IN_FLIGHT_MAX);
+
+/// The fewest connections to PostgreSQL that a node works with: one that hears notices, one for each of the two
+/// writers, one for what lanes read, and two for the API and housekeeping.
+pub const DATABASE_CONNECTIONS_MIN: u32 = 6;
+/// More than a server usually takes, all nodes together.
+pub const DATABASE_CONNECTIONS_MAX: u32 = 1000;

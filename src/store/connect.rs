@@ -9,12 +9,14 @@ use sea_orm::sqlx::postgres::PgConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sea_orm::sqlx::{self, ConnectOptions as _, Connection as _, PgConnection};
 use sea_orm::{ConnectionTrait as _, DbBackend};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::capacity::{self, Facts, Shares};
 use super::connections::{ACQUIRE_TIMEOUT, Connections, Kind, Making};
 use super::vault::Vault;
-use super::{Database, Error, Pool, Store, WriteTurn, disk, files, tx};
+use super::{Database, Error, Pool, Store, WriteTurn, disk, files};
 
 /// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
 #[derive(Clone)]
@@ -23,6 +25,9 @@ pub struct Settings {
     pub url: String,
     /// Of the same database, and not through a pooler, where `url` goes through one: for what needs a session.
     pub direct_url: Option<String>,
+    /// Connections to PostgreSQL, all together: [`DATABASE_CONNECTIONS_MIN`](posthorn_domain::limits::DATABASE_CONNECTIONS_MIN) at least; none: as many as
+    /// are of use and allowed.
+    pub connections: Option<u32>,
     /// How long a node that is not heard of keeps its slots: what dies without a word has to be given up well within.
     pub lease: Duration,
     /// What secrets are encrypted with; none: they are stored in clear.
@@ -42,7 +47,14 @@ impl Settings {
     #[must_use]
     pub const fn at(url: String) -> Self {
         let lease = Duration::from_secs(15);
-        Self { url, direct_url: None, lease, encryption_key: None, previous_encryption_key: None }
+        Self {
+            url,
+            direct_url: None,
+            connections: None,
+            lease,
+            encryption_key: None,
+            previous_encryption_key: None,
+        }
     }
 
     /// How long a statement that leases or senders wait for may take.
@@ -57,6 +69,8 @@ impl Settings {
 
 /// On SQLite the hot paths take from the same: a writer, a change, what lanes and the API read, and two to spare.
 const SQLITE_CONNECTIONS: u32 = 16;
+/// Transactions on it under way at once, those whose caller has left included.
+const SQLITE_TRANSACTIONS: usize = 8;
 /// Bounds of how long a statement of the hot paths may take.
 const HOT_DEADLINE_MIN: Duration = Duration::from_millis(1500);
 const HOT_DEADLINE_MAX: Duration = Duration::from_millis(2500);
@@ -129,7 +143,7 @@ impl Store {
             pool: Pool::Sqlite(pool),
             connections,
             turn: WriteTurn(Some(Arc::default())),
-            transactions: tx::permits(),
+            transactions: Arc::new(Semaphore::new(SQLITE_TRANSACTIONS)),
             vault: settings.vault()?,
             was_killed,
             disk_failed: CancellationToken::new(),
@@ -143,14 +157,19 @@ impl Store {
             .disable_statement_logging();
         let direct_url = settings.direct_url.as_ref().unwrap_or(&settings.url).as_str();
         // Beside the pools, which would not say why they have no connection.
-        timeout(CONNECT_PATIENCE, check_encoding(&options))
+        let facts = timeout(CONNECT_PATIENCE, look_at(&options))
             .await
             .unwrap_or_else(|_| Err(Error::Unavailable("DATABASE_URL: no answer in time".to_owned())))?;
+        check_encoding(&facts)?;
+        let shares = Shares::of(match settings.direct_url {
+            Some(_) => capacity::behind_a_pooler(settings.connections),
+            None => facts.connections(settings.connections)?,
+        });
         let session = |of_kind| {
             format!("{of_kind}; {}", silence((settings.lease / SILENCE_SHARE).max(SILENCE_MIN))).into()
         };
         let (general, hot) = (session(GENERAL_SESSION), session(HOT_SESSION));
-        let connections = Connections::to_postgres(Making { options, general, hot });
+        let connections = Connections::to_postgres(Making { options, general, hot, shares });
         let orm = Database::new(connections.clone(), Kind::General, DEADLINE)
             .asking_again_after(settings.hot_deadline());
         Ok(Self {
@@ -160,7 +179,7 @@ impl Store {
             pool: Pool::Postgres { direct_url: direct_url.into() },
             connections,
             turn: WriteTurn(None),
-            transactions: tx::permits(),
+            transactions: Arc::new(Semaphore::new(shares.transactions())),
             vault: settings.vault()?,
             was_killed: false,
             disk_failed: CancellationToken::new(),
@@ -209,15 +228,16 @@ impl Store {
     }
 }
 
-/// Texts are any characters of Unicode: a database that cannot store them would refuse an event now and then.
-async fn check_encoding(options: &PgConnectOptions) -> Result<(), Error> {
+async fn look_at(options: &PgConnectOptions) -> Result<Facts, Error> {
     let mut connection = PgConnection::connect_with(options).await.map_err(Error::of_start)?;
-    let encoding: String = sqlx::query_scalar(
-        "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()",
-    )
-    .fetch_one(&mut connection)
-    .await
-    .map_err(Error::of_start)?;
+    let facts = Facts::ask(&mut connection).await.map_err(Error::of_start)?;
+    // With a word, so that the server counts it no more when the pools begin.
+    connection.close().await.map_err(Error::of_start)?;
+    Ok(facts)
+}
+
+/// Texts are any characters of Unicode: a database that cannot store them would refuse an event now and then.
+fn check_encoding(Facts { encoding, .. }: &Facts) -> Result<(), Error> {
     if encoding == "UTF8" {
         return Ok(());
     }

@@ -16,12 +16,9 @@ use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::Error;
+use super::capacity::Shares;
 use super::error::is_of_session;
 
-/// Connections for whatever comes; the hot paths hold their own.
-const GENERAL_CONNECTIONS: u32 = 12;
-/// One for each writer, some for what lanes read, and two to spare while broken ones are replaced.
-const HOT_CONNECTIONS: u32 = 10;
 /// A connection that was used a moment ago is there; asking it first would cost as much as a short query.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 /// How long to wait for a connection before the database counts as not available: less than any deadline, so that a
@@ -51,6 +48,8 @@ pub(super) struct Making {
     /// What each session is told first, of general and of hot ones.
     pub(super) general: Arc<str>,
     pub(super) hot: Arc<str>,
+    /// How many of each.
+    pub(super) shares: Shares,
 }
 
 /// All connections. Cheap to clone; all clones know the same.
@@ -255,11 +254,11 @@ impl Connections {
     /// Whether all that there may be of a kind are in use.
     fn is_exhausted(&self) -> bool {
         let in_use = |pool: &PgPool| pool.size().saturating_sub(u32::try_from(pool.num_idle()).unwrap_or(0));
-        match &self.pools().of {
-            Of::Postgres { general, hot, .. } => {
-                in_use(general) >= GENERAL_CONNECTIONS || in_use(hot) >= HOT_CONNECTIONS
+        match (&self.pools().of, &self.0.making) {
+            (Of::Postgres { general, hot, .. }, Some(Making { shares, .. })) => {
+                in_use(general) >= shares.general || in_use(hot) >= shares.hot
             }
-            Of::Sqlite(_) => true,
+            _ => true,
         }
     }
 
@@ -314,8 +313,8 @@ impl Making {
     fn pools(&self) -> Of {
         let given_up = Arc::default();
         Of::Postgres {
-            general: self.pool(GENERAL_CONNECTIONS, &self.general, &given_up),
-            hot: self.pool(HOT_CONNECTIONS, &self.hot, &given_up),
+            general: self.pool(self.shares.general, &self.general, &given_up),
+            hot: self.pool(self.shares.hot, &self.hot, &given_up),
             given_up,
         }
     }
@@ -352,7 +351,12 @@ mod tests {
 
     fn nowhere() -> Connections {
         let options = "postgres://nobody@127.0.0.1:9/nothing".parse().unwrap();
-        Connections::to_postgres(Making { options, general: "".into(), hot: "".into() })
+        Connections::to_postgres(Making {
+            options,
+            general: "".into(),
+            hot: "".into(),
+            shares: Shares::of(6),
+        })
     }
 
     #[tokio::test]

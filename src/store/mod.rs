@@ -14,6 +14,7 @@ pub mod arrivals;
 mod attempts;
 mod audit;
 mod backlog;
+mod capacity;
 pub mod cluster;
 mod columns;
 mod connect;

@@ -13,14 +13,9 @@ use std::time::Duration;
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement, Value,
 };
-use tokio::sync::Semaphore;
 
 use super::connections::NO_ANSWER;
 use super::{Database, Error, Store};
-
-/// Transactions under way at once, those whose caller has left included: they leave a third of the connections for
-/// whatever comes to reads.
-const TRANSACTIONS_MAX: usize = 8;
 
 /// How long a caller waits for a permit, and then for the transaction; the transaction itself goes on.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -31,11 +26,6 @@ const TAKE_THE_FILE: &str = "DELETE FROM seaql_migrations WHERE false";
 
 /// The work inside a transaction.
 pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'tx>>;
-
-/// The permits of one store's transactions.
-pub(super) fn permits() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(TRANSACTIONS_MAX))
-}
 
 /// Runs `work` in a transaction: committed where it returns `Ok`, rolled back where it doesn't.
 ///

@@ -36,6 +36,7 @@ mod disk;
 mod documents;
 mod errors;
 mod exhausted;
+mod few_connections;
 mod flapping;
 mod harness;
 mod herd;
