@@ -142,9 +142,17 @@ impl<T: DeserializeOwned + Type> ParsePayload for Json<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> poem::Result<Self> {
-        let bytes = read(request, body.take()?, BODY_BYTES_MAX).await?;
-        Ok(Self(parse(&bytes)?))
+        Ok(Self(read_json(request, body).await?))
     }
+}
+
+/// A body of the API, as the type says.
+pub(super) async fn read_json<T: DeserializeOwned>(
+    request: &Request,
+    body: &mut RequestBody,
+) -> poem::Result<T> {
+    let bytes = read(request, body.take()?, BODY_BYTES_MAX).await?;
+    Ok(parse(&bytes)?)
 }
 
 impl_apirequest_for_payload!(Json<T>, T: DeserializeOwned + Type);
@@ -216,7 +224,7 @@ impl<T: Serialize + Type> ApiResponse for Json<T> {
 }
 
 /// One JSON value, as the type says.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     check_json(bytes).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let parsed: Result<OnlyObject<T>, _> = serde_path_to_error::deserialize(&mut json);

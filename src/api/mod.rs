@@ -38,6 +38,7 @@ mod problem;
 mod query;
 mod rate_limit;
 mod scope;
+mod shown;
 pub mod server;
 mod status;
 mod subscriptions;

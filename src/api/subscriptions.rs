@@ -24,6 +24,7 @@ use super::ingest::AcceptedAnswer;
 use super::paging::{check_limit, check_page};
 use super::problem::{Kind, Problem};
 use super::scope::check_subscription;
+use super::shown::Changed;
 use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
 use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
@@ -153,10 +154,14 @@ impl Subscriptions {
         /// The subscription.
         id: Path<Uuid>,
         request: &Request,
-        body: Json<SubscriptionUpdate>,
+        body: Changed<SubscriptionUpdate>,
     ) -> Result<Json<Subscription>, Problem> {
         let id = self.own(&caller, id.0).await?;
-        let change = Change::check(body.0, &self.rules(request))?;
+        if body.names_fixed_fields() {
+            let view = self.control.read(caller.payer()).await?.subscription_view(id).await?;
+            body.check(&self.shown(view)?.0)?;
+        }
+        let change = Change::check(body.change, &self.rules(request))?;
         let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
         let updated = self
@@ -210,6 +215,8 @@ impl Subscriptions {
     }
 
     /// Enable a disabled subscription
+    ///
+    /// One that is active stays so. One that is paused answers 409: resume it.
     #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enableSubscription")]
     async fn enable(
         &self,
@@ -297,6 +304,7 @@ impl Subscriptions {
         match transition {
             Transition::Done(view) => Ok(Json(self.seen(*view))),
             Transition::Disabled => Err(Problem::disabled()),
+            Transition::Paused => Err(Problem::paused()),
             Transition::NotFound => Err(Problem::no_subscription()),
         }
     }

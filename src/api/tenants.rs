@@ -15,6 +15,7 @@ use super::body::Json;
 use super::change::{field, object, set, within};
 use super::problem::{Faults, Kind, Problem};
 use super::rate_limit::{RateLimit, check_rate_limit};
+use super::shown::{Changed, Changes};
 use super::words::TenantName;
 use crate::dispatch::Control;
 
@@ -74,6 +75,11 @@ struct TenantUpdate {
     control_limit: MaybeUndefined<RateLimit>,
 }
 
+impl Changes for TenantUpdate {
+    const MOVING: &'static [&'static str] = &[];
+    const FIXED: &'static [&'static str] = &["tenant"];
+}
+
 #[OpenApi(tag = "Tag::Tenants")]
 impl Tenants {
     /// Show what a tenant may use
@@ -103,11 +109,12 @@ impl Tenants {
         caller: Caller,
         /// The tenant's name.
         tenant: Path<TenantName>,
-        body: Json<TenantUpdate>,
+        body: Changed<TenantUpdate>,
     ) -> Result<Json<Tenant>, Problem> {
         caller.check_admin()?;
-        let change = Change::check(body.0)?;
         let name = tenant.0.0;
+        body.check(&Tenant::new(&name, TenantSettings::default()))?;
+        let change = Change::check(body.change)?;
         let settings = self
             .control
             .update_tenant(caller.actor(), name.clone(), move |settings| change.apply(settings))

@@ -37,7 +37,11 @@ async fn shown_and_changed_in_part(backend: Backend) {
     assert_eq!(put(json!({})).await, unlimited(name));
 
     let mut expected = everything(name);
+    // As it is shown.
+    assert_eq!(put(expected.clone()).await, expected);
     let mut body = expected.clone();
+    body["tenant"] = json!("another");
+    client.put_json(format!("/tenants/{name}"), body.clone()).await.refuses_field(422, "tenant");
     body.as_object_mut().unwrap().remove("tenant");
     assert_eq!(put(body).await, expected);
     assert_eq!(client.get(format!("/tenants/{name}")).await.expect(200).json, expected);
@@ -73,7 +77,7 @@ async fn bad_fields_are_named(backend: Backend) {
     let good = limit(json!(1), json!(1));
     for (field, value, pointer) in [
         ("zz", json!(1), "/zz"),
-        ("tenant", json!("acme"), "/tenant"),
+        ("tenant", json!("another"), "/tenant"),
         ("version", json!(1), "/version"),
         ("max_in_flight", json!(0), "/max_in_flight"),
         ("max_in_flight", json!(-1), "/max_in_flight"),

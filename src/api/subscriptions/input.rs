@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::api::change::object;
 use crate::api::rate_limit::RateLimit;
+use crate::api::shown::Changes;
 use crate::api::words::{OnExhausted, Ordering};
 
 macro_rules! subscription_body {
@@ -93,7 +94,7 @@ subscription_body! {
 }
 
 subscription_body! {
-    /// A change of a subscription: what is absent stays, null clears.
+    /// A change of a subscription: what is absent stays, null clears. What else GET shows may stand in it, unchanged.
     SubscriptionUpdate {
         /// Where its deliveries go: an absolute http or https URL without userinfo. A new one closes the circuit and makes waiting retries due now.
         #[serde(default, deserialize_with = "not_null")]
@@ -104,6 +105,20 @@ subscription_body! {
         #[oai(validator(minimum(value = "0"), maximum(value = "604800")))]
         pub(super) secret_key_overlap_seconds: Option<u32>,
     }
+}
+
+impl Changes for SubscriptionUpdate {
+    const MOVING: &'static [&'static str] = &["circuit", "in_flight_limit", "updated_at"];
+    const FIXED: &'static [&'static str] = &[
+        "id",
+        "tenant",
+        "client_certificate_set",
+        "secret_key_set",
+        "status",
+        "status_reason",
+        "unreadable_secrets",
+        "created_at",
+    ];
 }
 
 /// How a signing secret is replaced.
