@@ -108,6 +108,19 @@ impl Problem {
         Self::new(Kind::SubscriptionDisabled, "the subscription is disabled; POST /subscriptions/{id}/enable")
     }
 
+    /// A subscription that only resuming brings back.
+    pub(super) fn paused() -> Self {
+        Self::new(Kind::SubscriptionPaused, "the subscription is paused; POST /subscriptions/{id}/resume")
+    }
+
+    /// A delivery whose subscription is not there any more.
+    pub(super) fn subscription_deleted() -> Self {
+        Self::new(
+            Kind::SubscriptionDeleted,
+            "the delivery's subscription was deleted, so there is no endpoint to send to",
+        )
+    }
+
     /// A delivery that is not there.
     pub(super) fn no_delivery() -> Self {
         Self::new(Kind::NotFound, "there is no delivery with this id, or retention removed it")
@@ -235,6 +248,7 @@ impl Problem {
     pub(super) fn ingest(error: IngestError) -> Self {
         match error {
             IngestError::NotFound => Self::no_subscription(),
+            IngestError::SubscriptionDeleted => Self::subscription_deleted(),
             IngestError::Disabled => Self::disabled(),
             IngestError::KeyReused => {
                 Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")

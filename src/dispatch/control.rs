@@ -38,6 +38,8 @@ pub enum Transition {
     Done(Box<SubscriptionView>),
     /// It is disabled, and only enabling it changes that.
     Disabled,
+    /// It is paused, and only resuming it changes that.
+    Paused,
     /// There is no such subscription.
     NotFound,
 }
@@ -142,7 +144,7 @@ impl Control {
         self.transition(by, Action::SubscriptionResumed, id).await
     }
 
-    /// Ends a disablement; one that is not disabled stays as it is.
+    /// Ends a disablement; one that is active stays as it is.
     pub async fn enable(&self, by: Actor, id: SubscriptionId) -> Result<Transition, ChangeError> {
         self.transition(by, Action::SubscriptionEnabled, id).await
     }
@@ -155,8 +157,11 @@ impl Control {
     ) -> Result<Transition, ChangeError> {
         let after = self.change(by, action, id, transition(action)).await?;
         let Some(after) = after else { return Ok(Transition::NotFound) };
-        let still_disabled = after.subscription.status == SubscriptionStatus::Disabled;
-        Ok(if still_disabled { Transition::Disabled } else { Transition::Done(Box::new(after)) })
+        Ok(match after.subscription.status {
+            SubscriptionStatus::Disabled => Transition::Disabled,
+            SubscriptionStatus::Paused if action == Action::SubscriptionEnabled => Transition::Paused,
+            SubscriptionStatus::Active | SubscriptionStatus::Paused => Transition::Done(Box::new(after)),
+        })
     }
 
     /// Replaces the signing secret, by a fresh one where none is given; the old one signs for `overlap` more.

@@ -48,8 +48,10 @@ pub enum Change {
 pub enum Replayed {
     /// A new delivery stands at the end of the line.
     Stored(Delivery),
-    /// There is no such delivery, or no longer a subscription to send it to.
+    /// There is no such delivery.
     NotFound,
+    /// There is no longer a subscription to send it to.
+    SubscriptionDeleted,
     /// See [`Answer::BacklogFull`](super::intake::Answer::BacklogFull).
     BacklogFull(SubscriptionId),
 }
@@ -211,7 +213,7 @@ impl Store {
                 let lane = SubscriptionId(old.subscription_id);
                 let Some(sequence) = take_sequence(tx, lane, backlog_max).await? else {
                     let found = live(lane).one(tx).await?;
-                    return Ok(found.map_or(Replayed::NotFound, |_| Replayed::BacklogFull(lane)));
+                    return Ok(found.map_or(Replayed::SubscriptionDeleted, |_| Replayed::BacklogFull(lane)));
                 };
                 let more = "UPDATE events SET reference_count = reference_count + 1 WHERE id = $1";
                 if tx::execute(tx, more, [old.event_id.into()]).await? == 0 {

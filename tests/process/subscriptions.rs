@@ -9,6 +9,8 @@ on_both_databases!(
     created_with_every_field,
     listed_in_pages,
     changed_in_part,
+    what_is_shown_can_be_put_back,
+    what_is_paused_is_resumed_and_not_enabled,
     deleted_for_good,
     slash_at_the_end_makes_no_difference,
     survives_a_restart,
@@ -169,11 +171,64 @@ async fn changed_in_part(backend: Backend) {
     assert!(after["updated_at"].as_str() >= before["updated_at"].as_str(), "{after}");
 }
 
+async fn what_is_shown_can_be_put_back(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    for fields in [json!({"target_url": TARGET}), everything()] {
+        let id = client.post_json("/subscriptions", fields).await.expect(201).text("id");
+        let path = format!("/subscriptions/{id}");
+        let mut shown = client.subscription(&id).await;
+        shown["description"] = json!("the second");
+        let updated = client.put_json(path.clone(), shown.clone()).await.expect(200).json;
+        assert_eq!(updated["description"], "the second");
+        shown["updated_at"] = updated["updated_at"].clone();
+        assert_eq!(updated, shown, "all else stays");
+
+        // The circuit moves on by itself, and so does what it was read beside.
+        shown["circuit"]["consecutive_failures"] = json!(7);
+        shown["updated_at"] = json!("2020-01-01T00:00:00.000Z");
+        client.put_json(path.clone(), shown.clone()).await.expect(200);
+        for (field, value) in [
+            ("id", json!("0193a1b2-0000-7000-8000-000000000000")),
+            ("tenant", json!("another")),
+            ("status", json!("paused")),
+            ("secret_key_set", json!(true)),
+            ("created_at", json!(null)),
+        ] {
+            let mut body = shown.clone();
+            body[field] = value;
+            body["description"] = json!("the third");
+            client.put_json(path.clone(), body).await.refuses_field(422, field);
+        }
+        assert_eq!(
+            client.subscription(&id).await["description"],
+            "the second",
+            "nothing of what was refused"
+        );
+    }
+}
+
+async fn what_is_paused_is_resumed_and_not_enabled(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let id = client.subscribe(TARGET, json!({})).await.id;
+    client.post(format!("/subscriptions/{id}/enable")).await.expect(200);
+    client.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+    let refused = client.post(format!("/subscriptions/{id}/enable")).await.expect(409);
+    assert_eq!(refused.json["type"], "/problems/subscription-paused");
+    assert!(refused.text("detail").contains("/resume"), "{}", refused.json);
+    assert_eq!(client.subscription(&id).await["status"], "paused");
+    client.post(format!("/subscriptions/{id}/resume")).await.expect(200);
+    client.post(format!("/subscriptions/{id}/enable")).await.expect(200);
+}
+
 async fn deleted_for_good(backend: Backend) {
     let posthorn = Posthorn::start(backend).await;
     let client = posthorn.client();
     let id = client.subscribe(TARGET, json!({})).await.id;
     let other = client.subscribe(TARGET, json!({})).await.id;
+    client.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+    let delivery = client.ingest(&id, json!(1)).await;
     let deleted: Answer = client.delete(format!("/subscriptions/{id}")).await.expect(204);
     assert!(deleted.body.is_empty());
     client.get(format!("/subscriptions/{id}")).await.expect(404);
@@ -183,6 +238,9 @@ async fn deleted_for_good(backend: Backend) {
     client.post(format!("/subscriptions/{id}/test")).await.expect(404);
     client.get(format!("/subscriptions/{id}/signing-secret")).await.expect(404);
     client.post_json(format!("/ingest/{id}"), json!({})).await.expect(404);
+    client.get(format!("/deliveries/{delivery}")).await.expect(200);
+    let refused = client.post(format!("/deliveries/{delivery}/replay")).await.expect(409);
+    assert_eq!(refused.json["type"], "/problems/subscription-deleted");
     let listed = client.get("/subscriptions/").await.expect(200).json;
     assert_eq!(listed["total"], 1, "{listed}");
     assert_eq!(listed["items"][0]["id"], other.as_str());

@@ -63,11 +63,15 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         }
         "createApiKey" => vec![GUARDED, FORBIDDEN, ADMINISTERED, BODY],
         "updateSubscription" | "rotateSigningSecret" => vec![GUARDED, CHANGED, NAMED, BODY, SECRET],
-        "pauseSubscription" | "resumeSubscription" | "enableSubscription" => {
+        "pauseSubscription" | "resumeSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], SECRET]
         }
+        "enableSubscription" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionPaused], SECRET],
         "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
-        "replayDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::QuotaSpent, Kind::BacklogFull]],
+        "replayDelivery" => {
+            let own = &[Kind::QuotaSpent, Kind::BacklogFull, Kind::SubscriptionDeleted];
+            vec![GUARDED, CHANGED, NAMED, own]
+        }
         "retryDelivery" | "skipDelivery" => vec![GUARDED, CHANGED, NAMED, &[Kind::DeliveryFinished]],
         "deleteSubscription" => vec![GUARDED, CHANGED, NAMED],
         "ingestEvent" => vec![

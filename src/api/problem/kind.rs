@@ -50,6 +50,10 @@ kinds! {
     RequestTimeout = REQUEST_TIMEOUT "request-timeout" "The body took too long",
     /// Ingest to a disabled subscription.
     SubscriptionDisabled = CONFLICT "subscription-disabled" "The subscription is disabled",
+    /// Enabling what is paused.
+    SubscriptionPaused = CONFLICT "subscription-paused" "The subscription is paused",
+    /// Replaying a delivery whose subscription is gone.
+    SubscriptionDeleted = CONFLICT "subscription-deleted" "The subscription was deleted",
     /// The delivery has ended, one way or the other.
     DeliveryFinished = CONFLICT "delivery-finished" "The delivery is finished",
     /// Nobody could do what only an admin may.

@@ -75,6 +75,14 @@ const fn explain(kind: Kind) -> &'static str {
             "The subscription is disabled, so it takes no events: its endpoint answered 410, or failed for \
              too long without one success. POST /subscriptions/{id}/enable takes it up again."
         }
+        Kind::SubscriptionPaused => {
+            "The subscription is paused and not disabled, so there is nothing to enable. POST \
+             /subscriptions/{id}/resume takes it up again."
+        }
+        Kind::SubscriptionDeleted => {
+            "The delivery can still be read, until retention removes it, but its subscription was deleted, and with it \
+             the endpoint. Hand the event in for another subscription."
+        }
         Kind::DeliveryFinished => {
             "The delivery has ended and stays as it is. POST /deliveries/{id}/replay sends its event once \
              more, as a new delivery."

@@ -56,6 +56,9 @@ pub enum IngestError {
     /// There is no such subscription, or no such delivery to replay.
     #[error("not found")]
     NotFound,
+    /// The subscription of the delivery to replay was deleted.
+    #[error("the subscription was deleted")]
+    SubscriptionDeleted,
     /// The subscription is disabled.
     #[error("the subscription is disabled")]
     Disabled,
@@ -190,6 +193,7 @@ impl Control {
         match to_its_end(permit, async move { replay(&parts, id, new, stamp).await }).await? {
             Replayed::Stored(delivery) => Ok(Accepted { delivery_id: delivery.id, replayed: false }),
             Replayed::NotFound => Err(IngestError::NotFound),
+            Replayed::SubscriptionDeleted => Err(IngestError::SubscriptionDeleted),
             Replayed::BacklogFull(_) => Err(BACKLOG_FULL),
         }
     }
