@@ -7,6 +7,7 @@ use poem::{Endpoint, Request, Result};
 use posthorn_domain::api_key::Access;
 
 use super::auth::Caller;
+use super::operations::segments;
 use super::problem::Problem;
 use crate::dispatch::Control;
 
@@ -22,7 +23,7 @@ pub(super) async fn keep<E: Endpoint>(next: Arc<E>, control: Control, request: R
 }
 
 fn is_ingest(path: &str) -> bool {
-    path.split('/').find(|segment| !segment.is_empty()) == Some("ingest")
+    segments(path).next() == Some("ingest")
 }
 
 #[cfg(test)]

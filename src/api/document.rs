@@ -17,6 +17,7 @@ use poem::endpoint::BoxEndpoint;
 use poem::http::Method;
 use poem_openapi::registry::{MetaApi, Registry};
 use poem_openapi::{ContactObject, LicenseObject, OpenApi, OpenApiService, ServerObject};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::audit::Audit;
@@ -24,8 +25,7 @@ use super::cluster::Cluster;
 use super::deliveries::Deliveries;
 use super::ingest::Ingest;
 use super::keys::Keys;
-use super::problem::refusal::Methods;
-use super::query::Parameters;
+use super::operations::Operations;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::tenants::Tenants;
@@ -40,29 +40,35 @@ const DESCRIPTION: &str = "A webhook is a promise: what you hand in arrives, onc
 #[must_use]
 pub fn json() -> String {
     // A value of our own making: this cannot fail.
-    serde_json::to_string_pretty(&build()).unwrap_or_default() + "\n"
+    serde_json::to_string_pretty(&Written::new(build())).unwrap_or_default() + "\n"
 }
 
 /// The document as YAML.
 #[must_use]
 pub fn yaml() -> String {
-    serde_yaml::to_string(&build()).unwrap_or_default()
+    serde_yaml::to_string(&Written::new(build())).unwrap_or_default()
 }
 
-/// The methods that each path takes.
-pub(super) fn methods() -> Methods {
-    let mut methods = Methods::default();
-    for (path, item) in build().get("paths").and_then(Value::as_object).into_iter().flatten() {
-        let of_path = item.as_object().into_iter().flatten();
-        let of_path = of_path.filter_map(|(method, _)| method.to_uppercase().parse::<Method>().ok());
-        methods.add(path, of_path.collect());
+/// The document with what people look for first.
+#[derive(Serialize)]
+struct Written {
+    openapi: Value,
+    info: Value,
+    #[serde(flatten)]
+    rest: Value,
+}
+
+impl Written {
+    fn new(mut document: Value) -> Self {
+        let mut take =
+            |name| document.as_object_mut().and_then(|fields| fields.remove(name)).unwrap_or_default();
+        Self { openapi: take("openapi"), info: take("info"), rest: document }
     }
-    methods
 }
 
-/// The query parameters that each operation takes.
-pub(super) fn parameters() -> Parameters {
-    Parameters::of(&build())
+/// What each path takes.
+pub(super) fn known_operations() -> Operations {
+    Operations::of(&build())
 }
 
 /// A page that shows the document.

@@ -33,13 +33,14 @@ mod ingest;
 mod keyring;
 mod keys;
 mod openness;
+mod operations;
 mod paging;
 mod problem;
 mod query;
 mod rate_limit;
 mod scope;
-mod shown;
 pub mod server;
+mod shown;
 mod status;
 mod subscriptions;
 mod tenants;
@@ -50,7 +51,6 @@ mod words;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use poem::http::Method;
 use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
 use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, get};
 use poem_openapi::{OpenApiService, Tags};
@@ -67,8 +67,9 @@ use deliveries::Deliveries;
 use ingest::Ingest;
 use keyring::Keyring;
 use keys::Keys;
+use operations::Operations;
 use problem::Problem;
-use problem::refusal::{Methods, to_response};
+use problem::refusal::to_response;
 use status::Status;
 use subscriptions::Subscriptions;
 use tenants::Tenants;
@@ -136,13 +137,18 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         WebhookKeys { control: control.clone(), clock },
         Status { control: control.clone() },
     );
-    let parameters = Arc::new(document::parameters());
+    let mut operations = document::known_operations();
+    for page in documents::PATHS.iter().chain(&["/problems/{name}"]) {
+        operations.add_page(page);
+    }
+    let operations = Arc::new(operations);
+    let known = Arc::clone(&operations);
     let routes = documents::routes()
         .at("/problems/:name", get(problem::pages::show))
         .nest("/", OpenApiService::new(api, "", ""))
-        .around(move |next, request| query::check(next, parameters.clone(), request))
+        .around(move |next, request| query::check(next, known.clone(), request))
         .around(move |next, request| control_limit::keep(next, control.clone(), request));
-    shell(routes, keyring, behind_proxy, document::methods())
+    shell(routes, keyring, behind_proxy, operations)
 }
 
 /// All that stands before the routes.
@@ -150,24 +156,20 @@ fn shell(
     routes: impl Endpoint<Output = Response> + 'static,
     keyring: Keyring,
     behind_proxy: bool,
-    mut methods: Methods,
+    operations: Arc<Operations>,
 ) -> impl Endpoint<Output = Response> {
-    for path in documents::PATHS.iter().chain(&["/problems/{name}"]) {
-        methods.add(path, vec![Method::GET]);
-    }
-    let methods = Arc::new(methods);
     routes
         .with(NormalizePath::new(TrailingSlash::Trim))
         .around(move |next, request| auth::guard(next, keyring.clone(), behind_proxy, request))
         .with(CatchPanic::new().with_handler(|_| Problem::internal().into_response()))
-        .around(move |next, request| answer(next, methods.clone(), request))
+        .around(move |next, request| answer(next, operations.clone(), request))
         .map_to_response()
 }
 
 /// Makes an answer of whatever comes back, and says what no answer of ours goes without.
 async fn answer<E: Endpoint>(
     next: Arc<E>,
-    methods: Arc<Methods>,
+    operations: Arc<Operations>,
     request: Request,
 ) -> poem::Result<Response> {
     let (uri, scheme) = (request.uri().clone(), request.scheme().clone());
@@ -175,7 +177,7 @@ async fn answer<E: Endpoint>(
         Err(problem) => problem.into_response(),
         Ok(()) => match next.call(request).await {
             Ok(output) => output.into_response(),
-            Err(error) => to_response(error, uri.path(), &methods),
+            Err(error) => to_response(error, uri.path(), &operations),
         },
     };
     head::secure(response.headers_mut(), &scheme);
@@ -184,6 +186,7 @@ async fn answer<E: Endpoint>(
 
 #[cfg(test)]
 mod tests {
+    use poem::http::Method;
     use poem::test::TestClient;
     use poem::{handler, post};
     use serde_json::Value;
@@ -209,11 +212,12 @@ mod tests {
             .at("/panics", get(panics))
             .at("/who", get(who))
             .at("/ingest/:id", post(who));
-        let mut methods = Methods::default();
-        methods.add("/who", vec![Method::GET]);
+        let mut operations = Operations::default();
+        operations.add_page("/who");
         let admin_key = admin_key.map(|key| KeyDigest::of(key.as_bytes()));
         let keyring = Keyring::new(store, Clock::system(), admin_key, true);
-        TestClient::new(shell(routes, keyring, false, methods)).default_header("host", "127.0.0.1:8000")
+        TestClient::new(shell(routes, keyring, false, Arc::new(operations)))
+            .default_header("host", "127.0.0.1:8000")
     }
 
     #[tokio::test]

@@ -230,9 +230,17 @@ fn null_is_where_it_may_be() {
 }
 
 #[test]
-fn methods_are_those_of_the_document() {
-    let methods = format!("{:?}", methods());
-    assert!(methods.contains("PUT") && methods.contains("{subscription_id}"), "{methods}");
+fn operations_are_those_of_the_document() {
+    let operations = known_operations();
+    assert_eq!(operations.allow("/subscriptions/7"), "DELETE, GET, HEAD, PUT");
+    let parameters = operations.parameters(&Method::GET, "/subscriptions/");
+    assert_eq!(parameters.unwrap().join(" "), "page limit tenant status");
+}
+
+#[test]
+fn what_people_look_for_comes_first() {
+    assert!(json().starts_with("{\n  \"openapi\": \"3.0.0\",\n  \"info\": {"));
+    assert!(yaml().starts_with("openapi: "));
 }
 
 /// Examples are what their schemas say: every field there, none beside them, null only where it may be.

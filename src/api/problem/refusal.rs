@@ -1,61 +1,27 @@
 //! What the framework refuses by itself, told as problems like all else.
 
 use poem::error::{MethodNotAllowedError, NotFoundError, ReadBodyError};
-use poem::http::{Method, StatusCode};
+use poem::http::StatusCode;
 use poem::{Error, IntoResponse as _, Response};
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 
 use super::{Kind, Problem, ProblemHeader};
-
-/// The methods that each path takes, for `Allow`.
-#[derive(Clone, Debug, Default)]
-pub(in crate::api) struct Methods(Vec<(Vec<String>, Vec<Method>)>);
-
-impl Methods {
-    /// Adds the methods of a path such as `/subscriptions/{id}`.
-    pub(in crate::api) fn add(&mut self, template: &str, methods: Vec<Method>) {
-        self.0.push((segments(template).map(str::to_owned).collect(), methods));
-    }
-
-    /// What `Allow` says for `path` (RFC 9110 §10.2.1).
-    fn allow(&self, path: &str) -> String {
-        let matches = |template: &[String]| {
-            template.len() == segments(path).count()
-                && template
-                    .iter()
-                    .zip(segments(path))
-                    .all(|(part, asked)| part.starts_with('{') || part == asked)
-        };
-        let mut names: Vec<&str> = Vec::new();
-        for (_, methods) in self.0.iter().filter(|(template, _)| matches(template)) {
-            names.extend(methods.iter().map(Method::as_str));
-            if methods.contains(&Method::GET) {
-                names.push(Method::HEAD.as_str());
-            }
-        }
-        names.join(", ")
-    }
-}
-
-/// A path's parts; a slash at the end makes no difference.
-pub(in crate::api) fn segments(path: &str) -> impl Iterator<Item = &str> {
-    path.split('/').filter(|segment| !segment.is_empty())
-}
+use crate::api::operations::Operations;
 
 /// The answer to a request for `path` that ended in an error, be it ours or the framework's.
-pub(in crate::api) fn to_response(error: Error, path: &str, methods: &Methods) -> Response {
+pub(in crate::api) fn to_response(error: Error, path: &str, operations: &Operations) -> Response {
     match error.downcast::<Problem>() {
         Ok(problem) => problem.into_response(),
-        Err(error) => explain(&error, path, methods).into_response(),
+        Err(error) => explain(&error, path, operations).into_response(),
     }
 }
 
-fn explain(error: &Error, path: &str, methods: &Methods) -> Problem {
+fn explain(error: &Error, path: &str, operations: &Operations) -> Problem {
     if error.is::<NotFoundError>() {
         return Problem::new(Kind::NotFound, "nothing is served at this path");
     }
     if error.is::<MethodNotAllowedError>() {
-        return method_not_allowed(methods.allow(path));
+        return method_not_allowed(operations.allow(path));
     }
     if let Some(ParseParamError { name, reason }) = error.downcast_ref() {
         return Problem::new(Kind::InvalidParameter, format!("{name}: {}", own_words(reason)));
@@ -121,18 +87,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn allow_names_what_a_path_takes() {
-        let mut methods = Methods::default();
-        methods.add("/a", vec![Method::GET, Method::POST]);
-        methods.add("/a/{id}", vec![Method::PUT]);
-        for (path, allow) in
-            [("/a", "GET, POST, HEAD"), ("/a/", "GET, POST, HEAD"), ("/a/7/", "PUT"), ("/b", "")]
-        {
-            assert_eq!(methods.allow(path), allow, "{path}");
-        }
-    }
-
-    #[test]
     fn refusals_of_the_framework_have_a_kind() {
         let param =
             ParseParamError { name: "limit", reason: "failed to parse \"int\": bad digit".to_owned() };
@@ -149,7 +103,7 @@ mod tests {
             (Error::from_status(StatusCode::BAD_REQUEST), Kind::MalformedRequest, "the request could not"),
             (Error::from_string("SELECT", StatusCode::BAD_GATEWAY), Kind::Internal, "this is a bug"),
         ] {
-            let problem = explain(&error, "/", &Methods::default());
+            let problem = explain(&error, "/", &Operations::default());
             assert_eq!(problem.kind(), kind, "{detail}");
             assert!(problem.to_string().starts_with(detail), "{problem}");
         }
