@@ -1,9 +1,8 @@
 //! Why an unfinished delivery is not being sent right now: the operator's answer, from what the store
 //! and its lane know.
 //!
-//! Several things may hold a delivery at once. Said is the one that would hold it if all below were
-//! gone: a person's wish before order, order before the delivery's own time, that before what
-//! concerns its whole lane. So what is said is also what somebody would have to change.
+//! Several things may hold a delivery at once. Said is the one that ends last: a person's wish before order, order
+//! before times, and of times the latest. So what is said is also what somebody would have to change.
 //!
 //! It is exact however deep in a backlog the delivery stands, and reads no more than its own row, its
 //! subscription's and the row of the one before it: what lies beyond the lane's window waits for what
@@ -66,19 +65,19 @@ impl Facts {
             (Some(Held::InFlight), _) => because(WaitingReason::InFlight),
             (_, SubscriptionStatus::Disabled) => because(WaitingReason::Disabled),
             (_, SubscriptionStatus::Paused) => because(WaitingReason::Paused),
+            (_, SubscriptionStatus::Active) if self.earlier.is_some() => {
+                WaitingFor { reason: WaitingReason::EarlierDelivery, until: None, sequence: self.earlier }
+            }
             (held, SubscriptionStatus::Active) => {
-                self.own(now).unwrap_or_else(|| self.of_the_lane(held, now, wall))
+                let of_the_lane = self.of_the_lane(held, now, wall);
+                match self.due.filter(|due| *due > now) {
+                    Some(due) if of_the_lane.until.is_none_or(|until| until < due) => {
+                        WaitingFor::until(WaitingReason::Retry, due)
+                    }
+                    _ => of_the_lane,
+                }
             }
         })
-    }
-
-    /// What concerns this delivery alone.
-    fn own(&self, now: Timestamp) -> Option<WaitingFor> {
-        if self.earlier.is_some() {
-            let reason = WaitingReason::EarlierDelivery;
-            return Some(WaitingFor { reason, until: None, sequence: self.earlier });
-        }
-        self.due.filter(|due| *due > now).map(|due| WaitingFor::until(WaitingReason::Retry, due))
     }
 
     /// What holds the lane's next, and so all behind it. The lane knows better than the store: its
@@ -208,6 +207,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn of_times_the_latest_is_said() {
+        let at = |seconds: u32| Timestamp::from_millis(1_000_000 + 1000 * i64::from(seconds));
+        let began = Instant::now();
+        let ahead = |seconds: u32| began + Duration::from_secs(seconds.into());
+        let retry = |seconds| Facts { due: Some(at(seconds)), ..FREE };
+        for (facts, reason, seconds) in [
+            (Facts { circuit: StoredCircuit::Open(Some(at(9))), ..retry(5) }, "circuit_open", 9),
+            (Facts { circuit: StoredCircuit::Open(Some(at(5))), ..retry(9) }, "retry", 9),
+            (Facts { held: Some(Held::Circuit(Some(ahead(9)))), ..retry(5) }, "circuit_open", 9),
+            (Facts { held: Some(Held::Circuit(None)), ..retry(5) }, "retry", 5),
+            (Facts { held: Some(Held::Gate(Hold::Rate(ahead(9)))), ..retry(5) }, "rate_limit", 9),
+            (Facts { held: Some(Held::Gate(Hold::TenantRate(ahead(5)))), ..retry(9) }, "retry", 9),
+            (Facts { held: Some(Held::Gate(Hold::Capacity)), ..retry(5) }, "retry", 5),
+        ] {
+            let said = explained(facts).unwrap();
+            assert_eq!((said.reason.as_str(), said.until), (reason, Some(at(seconds))), "{facts:?}");
+        }
+    }
+
     /// Everything holds it; as each thing goes, the next is said.
     #[test]
     fn what_somebody_would_have_to_change_comes_first() {
@@ -230,7 +249,7 @@ mod tests {
         assert_eq!(said(|_, _| ()), Some("in_flight"));
         assert_eq!(said(|facts, _| facts.held = None), Some("paused"));
         assert_eq!(said(|facts, _| facts.standing = SubscriptionStatus::Active), Some("earlier_delivery"));
-        assert_eq!(said(|facts, _| facts.earlier = None), Some("retry"));
+        assert_eq!(said(|facts, _| facts.earlier = None), Some("circuit_open"));
         assert_eq!(said(|facts, _| facts.due = None), Some("circuit_open"));
         assert_eq!(said(|facts, at| facts.held = Some(Held::Gate(Hold::Rate(at)))), Some("rate_limit"));
         assert_eq!(said(|facts, _| facts.held = Some(Held::Limit)), Some("capacity"));
