@@ -48,19 +48,19 @@ pub struct Args {
     #[arg(value_parser = SecretKey::parse)]
     secret_key: Option<SecretKey>,
 
-    /// Print each payload below its line.
-    #[arg(long)]
-    body: bool,
+    /// Leave the payloads out; without it each stands below its line.
+    #[arg(long, short)]
+    quiet: bool,
 }
 
 /// Prints what arrives until it is interrupted.
 pub async fn run(args: Args) -> Result<(), Stop> {
-    let Args { port, body, .. } = args;
+    let Args { port, quiet, .. } = args;
     let receiver = Receiver::bind(options(args)).await;
     let receiver = receiver.map_err(|error| Stop::Failed(format!("--port {port}: {error}")))?;
     tokio::select! {
         // Cancel-safe: what is dropped is a wait, or the program's end.
-        result = print_all(receiver, body) => result,
+        result = print_all(receiver, quiet) => result,
         _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
@@ -77,11 +77,11 @@ fn options(args: Args) -> Options {
     }
 }
 
-async fn print_all(mut receiver: Receiver, body: bool) -> Result<(), Stop> {
+async fn print_all(mut receiver: Receiver, quiet: bool) -> Result<(), Stop> {
     print_text(&format!("listening on http://{}", receiver.address()))?;
     while let Some(arrival) = receiver.next().await {
         print_text(&line(&arrival))?;
-        if body && !arrival.payload.is_empty() {
+        if !quiet && !arrival.payload.is_empty() {
             print_text(&format!("{INDENT}{}", terminal::indented(&arrival.payload, INDENT)))?;
         }
     }
@@ -153,13 +153,13 @@ mod tests {
         let args = parse("").unwrap();
         assert_eq!((args.port, args.status, args.fail_first, args.delay), (9000, None, None, Duration::ZERO));
         let args = parse(
-            "-p 0 --status 503 --fail-first 2 --delay 0.25 --retry-after 7 --body \
+            "-p 0 --status 503 --fail-first 2 --delay 0.25 --retry-after 7 --quiet \
              --secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw --secret-key s",
         )
         .unwrap();
         assert_eq!((args.port, args.status), (0, Some(StatusCode::SERVICE_UNAVAILABLE)));
         assert_eq!((args.fail_first, args.delay), (Some(2), Duration::from_millis(250)));
-        assert_eq!((args.retry_after, args.body), (Some(7), true));
+        assert_eq!((args.retry_after, args.quiet), (Some(7), true));
         assert!(args.secret.is_some() && args.secret_key.is_some());
     }
 

@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_leave_the_terminal_alone() {
     let database = Database::create(Backend::Sqlite).await;
-    let process = Process::spawn(&database, &[], &["listen", "--port", "0", "--body"]);
+    let process = Process::spawn(&database, &[], &["listen", "--port", "0"]);
     let address =
         process.output.find(TIMEOUT, |line| line.strip_prefix("listening on http://").map(str::to_owned));
     let address = address.await.expect("it listens");
