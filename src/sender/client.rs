@@ -6,11 +6,13 @@ use std::time::Duration;
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::header::{parse_date, parse_retry_after};
 use posthorn_domain::limits::{RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME};
+use posthorn_domain::target::TargetUrl;
 use posthorn_domain::time::Timestamp;
-use reqwest::header::{CONNECTION, DATE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{CONNECTION, DATE, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Version};
 use rustls::pki_types::CertificateDer;
 use tokio::time::{Instant, timeout_at};
+use url::Origin;
 
 use crate::sender::clients::{Clients, Setup};
 use crate::sender::failure::{self, Failure};
@@ -50,6 +52,9 @@ pub(super) const PING_AFTER: Duration = Duration::from_secs(5);
 /// HTTP/2: a connection on which that is not answered for so long is given up, with all that waits
 /// on it. As long as an attempt has by default: a server that is merely busy gets that much.
 pub(super) const PONG_WITHIN: Duration = Duration::from_secs(10);
+
+/// Ends what is kept of a body that is longer.
+const CUT: &str = "…";
 
 /// What a [`Sender`] is handed.
 #[derive(Clone, Debug)]
@@ -94,7 +99,7 @@ impl Sender {
             Ok(response) => {
                 let duration = start.elapsed();
                 let deadline = deadline.min(Instant::now() + RESPONSE_BODY_READ_TIME);
-                answered(response, deadline, duration, request.at).await
+                answered(response, deadline, duration, request).await
             }
             Err(failure) => Reply {
                 status_code: None,
@@ -180,12 +185,24 @@ async fn send(
     }
 }
 
-async fn answered(response: Response, deadline: Instant, duration: Duration, at: Timestamp) -> Reply {
+async fn answered(response: Response, deadline: Instant, duration: Duration, request: &Request<'_>) -> Reply {
     let status = response.status();
-    let error = (!status.is_success()).then_some(Failure::UnexpectedStatus(status.as_u16()));
-    let retry_after = retry_after(status, response.headers(), at.plus(duration));
+    let error = (!status.is_success()).then(|| failed(status, response.headers(), request.target));
+    let retry_after = retry_after(status, response.headers(), request.at.plus(duration));
     let body = read_body(response, deadline).await;
     Reply { status_code: Some(status.as_u16()), body: Some(body), error, retry_after, duration }
+}
+
+/// Why an answer of this status is a failure.
+fn failed(status: StatusCode, headers: &HeaderMap, target: &TargetUrl) -> Failure {
+    let location = headers.get(LOCATION).filter(|_| status.is_redirection());
+    let location =
+        location.and_then(|location| target.as_url().join(str::from_utf8(location.as_bytes()).ok()?).ok());
+    // Only schemes that name a host have an origin to tell.
+    match location.map(|url| url.origin()).filter(Origin::is_tuple) {
+        Some(origin) => Failure::Redirect { status: status.as_u16(), origin: origin.ascii_serialization() },
+        None => Failure::UnexpectedStatus(status.as_u16()),
+    }
 }
 
 /// What a 429 or 503 asks; several values at once ask nothing certain. A date is one by the endpoint's clock, which its
@@ -200,8 +217,8 @@ fn retry_after(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Optio
     parse_retry_after(value.as_bytes(), of_endpoint.unwrap_or(now))
 }
 
-/// The start of the body, as far as it comes. A body read to its end frees its connection for the
-/// next delivery; any other closes it or, on HTTP/2, its stream.
+/// The start of the body, as far as it comes; where there is more than that it ends with [`CUT`]. A body read to its end
+/// frees its connection for the next delivery; any other closes it or, on HTTP/2, its stream.
 async fn read_body(mut response: Response, deadline: Instant) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut read = 0;
@@ -209,8 +226,22 @@ async fn read_body(mut response: Response, deadline: Instant) -> Vec<u8> {
         // Neither a time-out nor an error changes what the head decided.
         let Ok(Ok(Some(chunk))) = timeout_at(deadline, response.chunk()).await else { break };
         read += chunk.len();
-        let missing = RESPONSE_BODY_KEPT_BYTES - kept.len();
+        // One more than is kept tells whether there are more.
+        let missing = RESPONSE_BODY_KEPT_BYTES + 1 - kept.len();
         kept.extend(chunk.into_iter().take(missing));
     }
+    if kept.len() > RESPONSE_BODY_KEPT_BYTES {
+        cut(&mut kept);
+    }
     kept
+}
+
+/// Shortens a body to what is kept, the mark at its end included, without cutting a character of UTF-8 in two.
+fn cut(body: &mut Vec<u8>) {
+    let is_within_character = |byte: &u8| byte & 0b1100_0000 == 0b1000_0000;
+    let end = RESPONSE_BODY_KEPT_BYTES - CUT.len();
+    // No character has more bytes behind its first.
+    let start = (end - 3..=end).rev().find(|at| body.get(*at).is_some_and(|byte| !is_within_character(byte)));
+    body.truncate(start.unwrap_or(end));
+    body.extend_from_slice(CUT.as_bytes());
 }

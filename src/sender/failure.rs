@@ -12,11 +12,19 @@ use rustls::{AlertDescription, CertificateError};
 use crate::sender::resolver::ResolveError;
 
 /// Why an attempt failed. `Display` is the attempt log's text.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The endpoint answered, but not 2xx.
     #[error("unexpected status {0}")]
     UnexpectedStatus(u16),
+    /// The endpoint says that it is elsewhere. Whoever subscribed has to say so: a redirect is not followed.
+    #[error("unexpected status {status}: a redirect to {origin}, which is not followed")]
+    Redirect {
+        /// The status.
+        status: u16,
+        /// Scheme, host and port of where it leads; path and query may hold secrets.
+        origin: String,
+    },
     /// No head of an answer within the time-out, or no sign of life on its HTTP/2 connection.
     #[error("timeout")]
     Timeout,

@@ -34,7 +34,7 @@ async fn only_2xx_is_success() {
     ] {
         let reply = answer(format!("HTTP/1.1 {line}\r\ncontent-length: 0\r\n\r\n")).await;
         let error = (!success).then_some(Failure::UnexpectedStatus(status));
-        assert_eq!((reply.status_code, reply.error), (Some(status), error), "{line}");
+        assert_eq!((reply.status_code, reply.error.clone()), (Some(status), error), "{line}");
         assert_eq!((reply.is_success(), reply.is_gone()), (success, status == 410), "{line}");
         assert_eq!(reply.body, Some(Vec::new()));
     }
@@ -50,7 +50,7 @@ async fn interim_answers_are_passed_over() {
     .await;
     assert_eq!((reply.status_code, reply.body.as_deref()), (Some(202), Some(&b"ok"[..])));
     let reply = answer("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n").await;
-    assert_eq!((reply.status_code, reply.error), (Some(101), Some(Failure::UnexpectedStatus(101))));
+    assert_eq!((reply.status_code, reply.error.clone()), (Some(101), Some(Failure::UnexpectedStatus(101))));
 }
 
 #[tokio::test]
@@ -62,9 +62,27 @@ async fn redirects_are_not_followed() {
             "HTTP/1.1 {status} Elsewhere\r\nlocation: {url}\r\nrefresh: 0; {url}\r\ncontent-length: 0\r\n\r\n"
         ))
         .await;
-        assert_eq!(reply.error, Some(Failure::UnexpectedStatus(status)));
+        let error = format!(
+            "unexpected status {status}: a redirect to {}, which is not followed",
+            elsewhere.url().trim_end_matches("/hook")
+        );
+        assert_eq!(reply.error.unwrap().to_string(), error);
     }
     assert_eq!(elsewhere.connections().await, 0);
+    for (location, origin) in [
+        ("https://user:pass@example.com:8443/path?token=7", Some("https://example.com:8443")),
+        ("//bücher.example/x", Some("http://xn--bcher-kva.example")),
+        ("mailto:someone@example.com", None),
+        ("http://[", None),
+    ] {
+        let reply =
+            answer(format!("HTTP/1.1 302 X\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n")).await;
+        let error = match origin {
+            Some(origin) => Failure::Redirect { status: 302, origin: origin.to_owned() },
+            None => Failure::UnexpectedStatus(302),
+        };
+        assert_eq!(reply.error, Some(error), "{location}");
+    }
 }
 
 #[tokio::test]
@@ -116,7 +134,18 @@ async fn bodies_are_kept_up_to_4_kib() {
     for length in [4095, 4096, 4097, 1_000_000] {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
         let reply = answer([head.as_bytes(), &vec![b'x'; length]].concat()).await;
-        assert_eq!(reply.body.unwrap().len(), length.min(RESPONSE_BODY_KEPT_BYTES));
+        let body = reply.body.unwrap();
+        assert_eq!(body.len(), length.min(RESPONSE_BODY_KEPT_BYTES));
+        assert_eq!(body.ends_with("…".as_bytes()), length > RESPONSE_BODY_KEPT_BYTES, "{length}");
+    }
+    // Characters of one to four bytes, begun at each place.
+    for (character, before) in ["x", "é", "…", "😀"].into_iter().flat_map(|c| (0..4).map(move |n| (c, n)))
+    {
+        let body = "-".repeat(before) + &character.repeat(5000);
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        let kept = String::from_utf8(answer(head + &body).await.body.unwrap()).unwrap();
+        assert!((4090..=RESPONSE_BODY_KEPT_BYTES).contains(&kept.len()), "{} bytes", kept.len());
+        assert!(body.starts_with(kept.strip_suffix('…').unwrap()), "{character} {before}");
     }
 }
 
@@ -154,7 +183,7 @@ async fn endless_bodies_are_cut_off() {
 async fn endless_heads_are_cut_off() {
     let (reply, written) =
         endless("HTTP/1.1 200 OK\r\n", b"x-a: bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\r\n").await;
-    assert_eq!((reply.status_code, reply.error), (None, Some(Failure::InvalidResponse)));
+    assert_eq!((reply.status_code, reply.error.clone()), (None, Some(Failure::InvalidResponse)));
     assert!(written < 16 * 1024 * 1024, "{written} bytes");
 }
 

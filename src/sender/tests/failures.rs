@@ -12,7 +12,7 @@ use super::*;
 use crate::sender::Failure;
 
 fn check(reply: &Reply, failure: Failure) {
-    assert_eq!((reply.status_code, reply.error), (None, Some(failure)), "{reply:?}");
+    assert_eq!((reply.status_code, reply.error.clone()), (None, Some(failure)), "{reply:?}");
     assert_eq!((&reply.body, reply.retry_after), (&None, None));
     assert!(!reply.is_success() && !reply.is_gone());
 }
@@ -193,7 +193,7 @@ async fn names_that_change_their_meaning_gain_nothing() {
     let knowing = sender();
     for _ in 0..3 {
         let reply = case.send(&knowing).await;
-        assert_eq!((reply.status_code, reply.error), (Some(200), None));
+        assert_eq!((reply.status_code, reply.error.clone()), (Some(200), None));
     }
     assert_eq!(ASKED.load(Ordering::SeqCst), 1, "asked once, judged and dialled");
     check(&case.send(&sender()).await, Failure::ForbiddenAddress);

@@ -23,7 +23,7 @@ async fn deliver(case: Case) -> Arrived {
     let target = TargetUrl::parse(&format!("{}?a=b%20c&d", endpoint.url())).unwrap();
     let case = Case { target, ..case };
     let reply = case.send(&sender()).await;
-    assert_eq!((reply.status_code, reply.error), (Some(200), None));
+    assert_eq!((reply.status_code, reply.error.clone()), (Some(200), None));
     assert!(reply.is_success());
     endpoint.arrived().await
 }
@@ -151,7 +151,7 @@ async fn a_kept_connection_that_ends_is_not_the_endpoints_answer() {
         let (sender, case) = (sender(), Case::to(&endpoint.url()));
         for sent in 1..=6 {
             let reply = case.send(&sender).await;
-            assert_eq!((reply.status_code, reply.error), (Some(200), None), "{end}, request {sent}");
+            assert_eq!((reply.status_code, reply.error.clone()), (Some(200), None), "{end}, request {sent}");
         }
         assert_eq!(answered.load(Ordering::SeqCst), 6, "{end}: each was answered once");
     }
@@ -189,7 +189,7 @@ async fn the_status_line_decides() {
         })
         .await;
         let reply = Case::to(&endpoint.url()).send(&sender()).await;
-        assert_eq!((reply.status_code, reply.error), (Some(200), None), "{head:?}");
+        assert_eq!((reply.status_code, reply.error.clone()), (Some(200), None), "{head:?}");
     }
 }
 

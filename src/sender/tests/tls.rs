@@ -82,7 +82,7 @@ async fn trusted_certificates_pass_and_others_do_not() {
     let trusted = self_signed(|_| ());
     let endpoint = serve(&trusted).await;
     let reply = https(&endpoint, "allowed.example").send(&trusting(&trusted)).await;
-    assert_eq!((reply.status_code, reply.error), (Some(200), None));
+    assert_eq!((reply.status_code, reply.error.clone()), (Some(200), None));
     let expired = self_signed(|params| params.not_after = rcgen::date_time_ymd(2020, 1, 1));
     let early = self_signed(|params| params.not_before = rcgen::date_time_ymd(2999, 1, 1));
     let authority =
@@ -138,7 +138,7 @@ async fn endpoints_that_ask_for_a_certificate_of_ours() {
         for _ in 0..20 {
             let reply = https(&endpoint, "allowed.example").send(&trusting(&identity)).await;
             assert_eq!(reply.status_code, None, "{protocol}");
-            assert!(reply.error.is_some_and(is_refusal), "{protocol}: {:?}", reply.error);
+            assert!(reply.error.clone().is_some_and(is_refusal), "{protocol}: {:?}", reply.error);
         }
     }
 }
@@ -170,7 +170,7 @@ async fn endpoints_are_shown_the_certificate_that_is_given() {
         let case = Case { client_certificate: certificate, ..https(&endpoint, "allowed.example") };
         let reply = case.send(&sender).await;
         assert_eq!(reply.status_code, answer);
-        assert_eq!(reply.error.is_some_and(is_refusal), answer.is_none(), "{:?}", reply.error);
+        assert_eq!(reply.error.clone().is_some_and(is_refusal), answer.is_none(), "{:?}", reply.error);
     }
 }
 

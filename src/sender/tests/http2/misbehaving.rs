@@ -94,7 +94,7 @@ async fn answers_that_are_none() {
         })
         .await;
         let reply = pair.send("/").await;
-        assert_eq!((reply.status_code, reply.error), (None, Some(failure)), "{case}");
+        assert_eq!((reply.status_code, reply.error.clone()), (None, Some(failure)), "{case}");
         assert_eq!(requests.load(Ordering::SeqCst), 1, "{case}");
     }
 }
@@ -184,7 +184,7 @@ async fn a_goodbye_fails_no_attempt() {
     .await;
     assert!(pair.send("/").await.is_success());
     let replies = join_all((0..2 * TAKEN).map(|_| pair.send("/"))).await;
-    assert_eq!(replies.iter().filter_map(|reply| reply.error).collect::<Vec<_>>(), []);
+    assert_eq!(replies.iter().filter_map(|reply| reply.error.clone()).collect::<Vec<_>>(), []);
 }
 
 /// The next attempt finds a connection that takes no more, and makes one.
@@ -265,7 +265,11 @@ async fn endless_heads_are_cut_off() {
     ];
     for (case, start, part) in parts {
         let (reply, written) = endless(start, part, AMPLE).await;
-        assert_eq!((reply.status_code, reply.error), (None, Some(Failure::InvalidResponse)), "{case}");
+        assert_eq!(
+            (reply.status_code, reply.error.clone()),
+            (None, Some(Failure::InvalidResponse)),
+            "{case}"
+        );
         assert!(reply.duration < AMPLE / 4, "{case}: {:?}", reply.duration);
         assert!(written < 16 * 1024 * 1024, "{case}: {written} bytes");
     }
@@ -297,7 +301,7 @@ async fn floods_end_with_the_time_out() {
     ];
     join_all(parts.map(|(case, part)| async move {
         let (reply, written) = endless(|_| Vec::new(), part, TIMEOUT).await;
-        assert_eq!((reply.status_code, reply.error), (None, Some(Failure::Timeout)), "{case}");
+        assert_eq!((reply.status_code, reply.error.clone()), (None, Some(Failure::Timeout)), "{case}");
         assert!(reply.duration < 3 * TIMEOUT, "{case}: {:?}", reply.duration);
         if matches!(case, "pings" | "settings") {
             assert!(written < 16 * 1024 * 1024, "{case}: {written} bytes");
@@ -331,7 +335,7 @@ async fn connections_that_end_at_once() {
         let pair = Pair { endpoint, sender: trusting(&identity), open: Arc::default() };
         for _ in 0..10 {
             for reply in join_all((0..30).map(|_| pair.send("/"))).await {
-                assert_eq!(reply.error, Some(failure));
+                assert_eq!(reply.error, Some(failure.clone()));
             }
         }
     }
