@@ -31,7 +31,7 @@ pub const KEY_CHARS_MAX: usize = 255;
 pub const KEY_NAME_CHARS_MAX: usize = 100;
 
 /// The largest payload an operator may allow: it travels in one statement with its whole batch.
-pub const PAYLOAD_BYTES_MAX: usize = 16 * 1024 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Bytes of an endpoint's answer that the attempt log keeps.
 pub const RESPONSE_BODY_KEPT_BYTES: usize = 4096;

@@ -73,7 +73,7 @@ const SEND_BUFFER_BYTES: u32 = 256 * 1024;
 const ENTER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How bodies must arrive and answers be taken: a page of the largest answers in half a minute over a bad line, and
-/// 16 MiB in nine minutes at most.
+/// 32 MiB in seventeen minutes at most.
 pub(in crate::api) const PACE: Pace =
     Pace { bytes_per_second: 32 * 1024, grace: Duration::from_secs(30), silence: Duration::from_secs(30) };
 

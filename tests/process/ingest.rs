@@ -7,6 +7,7 @@ use crate::support::{Answer, Backend, Client, Posthorn, Receiver, Reply, on_both
 
 on_both_databases!(
     any_json_value_passes_unchanged,
+    the_largest_payload_passes_unchanged,
     what_is_no_json_is_refused,
     content_types_are_judged,
     key_headers_are_judged,
@@ -65,6 +66,28 @@ async fn any_json_value_passes_unchanged(backend: Backend) {
         assert!(kept.body == payload, "{case}: other bytes are shown");
         assert_eq!(kept.kind(), kind, "{case}");
     }
+}
+
+/// As large as an operator may allow: GitHub sends up to 25 MB.
+async fn the_largest_payload_passes_unchanged(backend: Backend) {
+    const LARGEST: usize = 32 * 1024 * 1024;
+    let posthorn =
+        Posthorn::start_with(backend, &[("POSTHORN_MAX_PAYLOAD_BYTES", &LARGEST.to_string())]).await;
+    let client = posthorn.client();
+    let receiver = Receiver::always(Reply::status(200)).await;
+    let id = client.subscribe(&receiver.url("/"), json!({"timeout_seconds": 60})).await.id;
+    let post = async |bytes: usize| {
+        let payload = format!("\"{}\"", "x".repeat(bytes - 2));
+        let call = client.call(Method::POST, format!("/ingest/{id}"));
+        (call.bytes("application/json", payload.clone()).send().await, payload)
+    };
+    let (accepted, payload) = post(LARGEST).await;
+    let delivery = accepted.expect(202).text("delivery_id");
+    let received = receiver.ended(1).await.pop().unwrap();
+    assert!(received.body == payload.as_bytes(), "other bytes arrived");
+    let kept = client.get(format!("/deliveries/{delivery}/payload")).await.expect(200);
+    assert!(kept.body == payload.as_bytes(), "other bytes are shown");
+    post(LARGEST + 1).await.0.expect(413);
 }
 
 async fn what_is_no_json_is_refused(backend: Backend) {

@@ -17,7 +17,7 @@ use super::reply::{Ending, Reply};
 use super::wait::PATIENCE;
 
 /// No test sends more in one request.
-const REQUEST_BYTES_MAX: usize = 32 * 1024 * 1024;
+const REQUEST_BYTES_MAX: usize = 33 * 1024 * 1024;
 
 /// One request as it arrived.
 #[derive(Clone, Debug)]
