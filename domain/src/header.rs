@@ -89,7 +89,7 @@ impl StaticHeaders {
 /// Whether a subscription may set `name`, which is in lower case. Many servers hand headers on as variables, in which
 /// each character other than a letter or digit is `_` (RFC 3875 §4.1.18): to them `webhook_signature` and
 /// `webhook.signature` are `webhook-signature`.
-fn check_name(name: &str) -> Result<(), &'static str> {
+pub(crate) fn check_name(name: &str) -> Result<(), &'static str> {
     check_spelling(name)?;
     let one_spelling: String =
         name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
@@ -98,10 +98,11 @@ fn check_name(name: &str) -> Result<(), &'static str> {
 
 /// As [`check_name`], of this spelling alone.
 fn check_spelling(name: &str) -> Result<(), &'static str> {
-    if !(1..=STATIC_HEADER_NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_token_byte) {
-        return Err("expected a header name: 1 to 128 letters, digits and !#$%&'*+-.^_`|~");
-    }
-    if OWN_NAMES.contains(&name) || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix)) {
+    check_token(name)?;
+    if is_of_connection(name)
+        || OWN_NAMES.contains(&name)
+        || OWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+    {
         return Err(
             "expected a name that is neither set by Posthorn nor part of the connection's own business",
         );
@@ -109,7 +110,20 @@ fn check_spelling(name: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn check_value(value: &str) -> Result<(), &'static str> {
+/// Whether it can be the name of a header.
+pub(crate) fn check_token(name: &str) -> Result<(), &'static str> {
+    if !(1..=STATIC_HEADER_NAME_BYTES_MAX).contains(&name.len()) || !name.bytes().all(is_token_byte) {
+        return Err("expected a header name: 1 to 128 letters, digits and !#$%&'*+-.^_`|~");
+    }
+    Ok(())
+}
+
+/// Whether a header of this name, which is in lower case, is the connection's own business.
+pub(crate) fn is_of_connection(name: &str) -> bool {
+    CONNECTION_NAMES.contains(&name)
+}
+
+pub(crate) fn check_value(value: &str) -> Result<(), &'static str> {
     if value.len() > STATIC_HEADER_BYTES_MAX {
         return Err("expected a value of at most 4096 bytes");
     }
@@ -128,9 +142,9 @@ fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Names that a subscription may not set: those of the connection (RFC 9110 §7.6.1 and what older
-/// texts add), those that say how the body is framed or awaited, and what Posthorn says itself.
-const OWN_NAMES: [&str; 14] = [
+/// Names of the connection (RFC 9110 §7.6.1 and what older texts add), and those that say how the body is framed or
+/// awaited.
+const CONNECTION_NAMES: [&str; 12] = [
     "connection",
     "expect",
     "host",
@@ -143,9 +157,9 @@ const OWN_NAMES: [&str; 14] = [
     "trailer",
     "transfer-encoding",
     "upgrade",
-    "user-agent",
-    "x-webhook-signature-256",
 ];
+/// What Posthorn says itself.
+const OWN_NAMES: [&str; 2] = ["user-agent", "x-webhook-signature-256"];
 const OWN_PREFIXES: [&str; 3] = ["content-", "posthorn-", "webhook-"];
 
 /// Why a text is no key.

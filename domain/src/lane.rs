@@ -253,6 +253,9 @@ impl Lane {
             Verdict::Failure { gone: true, .. } if !flying.flight.stale => {
                 (AttemptOutcome::Failed, None, Some(Standing::Disabled(StatusReason::Gone)))
             }
+            Verdict::Failure { given_up: true, .. } if !flying.flight.stale => {
+                (AttemptOutcome::Failed, None, None)
+            }
             Verdict::Failure { .. } if flying.ended => (AttemptOutcome::Failed, None, None),
             Verdict::Failure { retry_after, .. } => self.failed(flying.retries, jitter, retry_after, now),
         };

@@ -9,6 +9,8 @@ use crate::certificate::ClientCertificate;
 use crate::circuit::CircuitPolicy;
 use crate::concurrency::{Adaptive, InFlight};
 use crate::delivery::named_states;
+use crate::forward::{ForwardHeaders, IdempotencyHeader};
+use crate::give_up::GiveUpOn;
 use crate::header::StaticHeaders;
 use crate::id::SubscriptionId;
 use crate::retry::RetryPolicy;
@@ -104,6 +106,8 @@ pub struct RetryOverrides {
     pub delay_max: Option<Duration>,
     /// See [`OnExhausted`].
     pub on_exhausted: Option<OnExhausted>,
+    /// Answers after which a delivery is not tried again.
+    pub give_up_on: GiveUpOn,
 }
 
 /// What a person may set of a subscription.
@@ -132,6 +136,10 @@ pub struct SubscriptionConfig {
     pub asymmetric_signature: bool,
     /// Shown to an endpoint that asks who calls.
     pub client_certificate: Option<ClientCertificate>,
+    /// Headers of ingest that travel on.
+    pub forward_headers: ForwardHeaders,
+    /// The header of ingest that serves as `Idempotency-Key` where that is absent.
+    pub idempotency_header: Option<IdempotencyHeader>,
 }
 
 /// The signing secret of now and, for a while after each rotation, those before.
@@ -256,6 +264,8 @@ impl SubscriptionConfig {
             ("secret_key", self.secret_key != before.secret_key),
             ("client_certificate", self.client_certificate != before.client_certificate),
             ("asymmetric_signature", self.asymmetric_signature != before.asymmetric_signature),
+            ("forward_headers", self.forward_headers != before.forward_headers),
+            ("idempotency_header", self.idempotency_header != before.idempotency_header),
         ];
         changes.into_iter().filter_map(|(field, changed)| changed.then_some(field)).collect()
     }

@@ -23,6 +23,7 @@ mod m20261130_000012_secrets;
 mod m20261130_000013_tenant_quotas;
 mod m20261130_000014_hops;
 mod m20261130_000015_deletions;
+mod m20261130_000016_request_headers;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -45,6 +46,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261130_000013_tenant_quotas::Migration),
             Box::new(m20261130_000014_hops::Migration),
             Box::new(m20261130_000015_deletions::Migration),
+            Box::new(m20261130_000016_request_headers::Migration),
         ]
     }
 }

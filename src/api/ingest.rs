@@ -41,7 +41,7 @@ use posthorn_domain::hops::{Hops, HopsError};
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::payload::{check_json, is_json_content_type};
 use posthorn_domain::signature::SecretKey;
-use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use posthorn_domain::subscription::{Subscription, SubscriptionConfig, SubscriptionStatus};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -143,7 +143,7 @@ impl Ingest {
         let Allowed { subscription, content_type, payload } = allowed;
         self.control.check_room(&subscription.tenant, payload.len()).map_err(Problem::ingest)?;
         check_json(&payload).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
-        let idempotency_key = key(headers, &IDEMPOTENCY_KEY)?.map(str::to_owned);
+        let idempotency_key = idempotency_key(headers, &subscription.config)?.map(str::to_owned);
         let ordering_key = key(headers, &ORDERING_KEY)?.map(|key| OrderingKey(key.into()));
         let hops = hops(headers)?;
         if subscription.status == SubscriptionStatus::Disabled {
@@ -157,6 +157,7 @@ impl Ingest {
             idempotency_key,
             ordering_key,
             hops,
+            forwarded: subscription.config.forward_headers.take(|name| values(headers, name)),
         };
         let accepted = self.control.ingest(event).await.map_err(Problem::ingest)?;
         Ok(AcceptedAnswer::new(accepted))
@@ -260,6 +261,23 @@ fn key<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>,
         |detail: &dyn std::fmt::Display| Problem::new(Kind::InvalidParameter, format!("{name}: {detail}"));
     let value = once(headers, name).ok_or_else(|| refuse(&"expected once"))?;
     value.map(|value| parse_key(value.as_bytes()).map_err(|error| refuse(&error))).transpose()
+}
+
+/// The idempotency key, in its own header or in that which the subscription names.
+fn idempotency_key<'a>(
+    headers: &'a HeaderMap,
+    config: &SubscriptionConfig,
+) -> Result<Option<&'a str>, Problem> {
+    let named = config.idempotency_header.as_ref().and_then(|name| HeaderName::try_from(name.as_str()).ok());
+    match (key(headers, &IDEMPOTENCY_KEY)?, named) {
+        (None, Some(name)) => key(headers, &name),
+        (given, _) => Ok(given),
+    }
+}
+
+/// All values of a header.
+fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    headers.get_all(name).into_iter().map(HeaderValue::as_bytes)
 }
 
 /// How often the event has come through a Posthorn, by what the request says of it.

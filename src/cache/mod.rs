@@ -105,8 +105,8 @@ impl Caches {
             None => Some(Shared::new(None, store.clone())),
         };
         let weight = |_: &EventId, payload: &Arc<Payload>| {
-            u32::try_from(payload.bytes.len() + payload.content_type.len() + PAYLOAD_OVERHEAD_BYTES)
-                .unwrap_or(u32::MAX)
+            let texts = payload.content_type.len() + payload.forwarded.weight();
+            u32::try_from(payload.bytes.len() + texts + PAYLOAD_OVERHEAD_BYTES).unwrap_or(u32::MAX)
         };
         Ok(Self {
             store,
@@ -334,6 +334,7 @@ impl Caches {
 
 #[cfg(test)]
 mod tests {
+    use posthorn_domain::forward::ForwardedHeaders;
     use posthorn_domain::hops::Hops;
     use uuid::Uuid;
 
@@ -351,6 +352,7 @@ mod tests {
             content_type: "application/json".to_owned(),
             bytes: buffer.slice(..10),
             hops: Hops::default(),
+            forwarded: ForwardedHeaders::default(),
         };
         caches.keep_payload(id, payload).await;
         assert_eq!(caches.payload(id).await.unwrap().unwrap().bytes, [b' '; 10].as_slice());

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use posthorn_domain::cluster::Slot;
+use posthorn_domain::give_up::GiveUpOn;
 use posthorn_domain::id::AttemptNumber;
 use posthorn_domain::lane::{Ticket, Verdict};
 use posthorn_domain::subscription::Subscription;
@@ -36,8 +37,9 @@ pub(super) struct Attempted {
     pub(super) duration: Duration,
 }
 
-impl From<Reply> for Attempted {
-    fn from(reply: Reply) -> Self {
+impl Attempted {
+    /// What came of a request, where answers of some statuses end a delivery.
+    fn of(reply: Reply, give_up_on: &GiveUpOn) -> Self {
         let verdict = if reply.is_success() {
             Verdict::Success
         } else {
@@ -45,6 +47,7 @@ impl From<Reply> for Attempted {
                 retry_after: reply.retry_after,
                 gone: reply.is_gone(),
                 overloaded: reply.is_overloaded(),
+                given_up: reply.status_code.is_some_and(|status| give_up_on.contains(status)),
             }
         };
         Self {
@@ -55,13 +58,11 @@ impl From<Reply> for Attempted {
             duration: reply.duration,
         }
     }
-}
 
-impl Attempted {
     /// One that never got as far as a request.
     fn unsent(error: &str) -> Self {
         Self {
-            verdict: Verdict::Failure { retry_after: None, gone: false, overloaded: false },
+            verdict: Verdict::Failure { retry_after: None, gone: false, overloaded: false, given_up: false },
             status_code: None,
             body: None,
             error: Some(error.to_owned()),
@@ -134,21 +135,23 @@ async fn send(
         attempt: number,
         replay_of: ticket.replay_of,
         hops: payload.hops,
+        forwarded: &payload.forwarded,
         content_type: &payload.content_type,
         payload: payload.bytes.clone(),
         timeout: config.timeout(&parts.settings.defaults),
         at: parts.clock.now(),
     };
+    let give_up_on = &config.retry.give_up_on;
     let sending = parts.sender.attempt(&request);
     tokio::pin!(sending);
     if let Ok(reply) = timeout(MARKED_AFTER, &mut sending).await {
-        return Some(reply.into());
+        return Some(Attempted::of(reply, give_up_on));
     }
     let slot = Slot::of(subscription.id);
-    let Some(epoch) = parts.leases.epoch(slot) else { return Some(sending.await.into()) };
+    let Some(epoch) = parts.leases.epoch(slot) else { return Some(Attempted::of(sending.await, give_up_on)) };
     // Only a mark for those who look: nothing depends on it.
     parts.outcomes.push(Item::Started(Started { delivery_id: ticket.id, number, slot, epoch }));
-    Some(sending.await.into())
+    Some(Attempted::of(sending.await, give_up_on))
 }
 
 /// Waits until the node may send for the slot: since it was asked, the process may have stood still, and

@@ -102,8 +102,8 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
                 let _ = reply.send(answer.map(Submitted::Answered));
                 continue;
             }
-            let Intake { content_type, payload: bytes, hops, .. } = intake;
-            let payload = Payload { content_type, bytes, hops };
+            let Intake { content_type, payload: bytes, hops, forwarded, .. } = intake;
+            let payload = Payload { content_type, bytes, hops, forwarded };
             parts.caches.keep_payload(intake.event_id, payload).await;
             let ticket =
                 Ticket { id: intake.delivery_id, event_id: intake.event_id, replay_of: None, sequence };

@@ -196,7 +196,8 @@ impl World {
     }
 }
 
-const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false, overloaded: false };
+const FAILURE: Verdict =
+    Verdict::Failure { retry_after: None, gone: false, overloaded: false, given_up: false };
 
 impl Endpoint {
     fn new(plan: &Plan, now: Instant) -> Self {

@@ -10,6 +10,7 @@ use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::delivery::DeliveryStatus;
+use posthorn_domain::forward::{ForwardHeaders, ForwardedHeaders};
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
@@ -255,6 +256,8 @@ impl World {
             secret_key: None,
             asymmetric_signature: false,
             client_certificate: None,
+            forward_headers: ForwardHeaders::default(),
+            idempotency_header: None,
         };
         let id = self.control.create(Actor::Anyone, Tenant::default(), config).await.unwrap().subscription.id;
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
@@ -301,6 +304,7 @@ impl World {
             idempotency_key: None,
             ordering_key: None,
             hops: Hops::default(),
+            forwarded: ForwardedHeaders::default(),
         };
         self.control.ingest(event).await.unwrap().delivery_id
     }
@@ -338,7 +342,8 @@ impl World {
 
 async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
-    let sender = Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned() }).unwrap();
+    let sender =
+        Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned() }).unwrap();
     let settings = Settings {
         defaults: Defaults {
             retry: RetryPolicy {

@@ -22,8 +22,12 @@ const OWN_HEADERS: usize = 9;
 /// All headers of a request; none where one cannot stand in a head, which whoever took it in
 /// should have refused. The client adds host, length and user agent.
 pub(super) fn headers_of(request: &Request<'_>) -> Option<HeaderMap> {
-    let mut headers = HeaderMap::with_capacity(OWN_HEADERS + request.headers.iter().count());
-    for (name, value) in request.headers.iter() {
+    let forwarded = request.forwarded.as_map();
+    let others = forwarded.len() + request.headers.iter().count();
+    let mut headers = HeaderMap::with_capacity(OWN_HEADERS + others);
+    let forwarded = forwarded.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // What the subscription says stands for what came with the event.
+    for (name, value) in forwarded.chain(request.headers.iter()) {
         headers.insert(HeaderName::try_from(name).ok()?, HeaderValue::try_from(value).ok()?);
     }
     // After the static ones, so that no name among those could ever stand for ours.

@@ -58,6 +58,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
@@ -110,6 +111,8 @@ pub struct Request<'a> {
     pub replay_of: Option<DeliveryId>,
     /// How often the event had come through a Posthorn when it came in.
     pub hops: Hops,
+    /// Headers that the event came with and that travel on.
+    pub forwarded: &'a ForwardedHeaders,
     /// As it came in.
     pub content_type: &'a str,
     /// As it came in, byte for byte.

@@ -15,6 +15,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptNumber, DeliveryId, Sequence};
@@ -43,6 +44,7 @@ struct Case {
     tenant: Tenant,
     target: TargetUrl,
     headers: StaticHeaders,
+    forwarded: ForwardedHeaders,
     secret_key: Option<SecretKey>,
     signing: SigningSecrets,
     client_certificate: Option<ClientCertificate>,
@@ -59,6 +61,7 @@ impl Case {
             tenant: Tenant::default(),
             target: TargetUrl::parse(url).unwrap(),
             headers: StaticHeaders::default(),
+            forwarded: ForwardedHeaders::default(),
             secret_key: None,
             signing: SigningSecrets {
                 current: SigningSecret::from_random([1; 32]),
@@ -95,6 +98,7 @@ impl Case {
             attempt: AttemptNumber::after(2),
             replay_of: self.replay_of,
             hops: Hops::default(),
+            forwarded: &self.forwarded,
             content_type: self.content_type,
             payload: self.payload.clone(),
             timeout: self.timeout,

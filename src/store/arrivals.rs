@@ -9,7 +9,7 @@ use sea_orm::sqlx::{self, Row as _};
 use uuid::Uuid;
 
 use super::connections::Kind;
-use super::{Error, Payload, Store};
+use super::{Error, Payload, Store, columns};
 
 /// Larger payloads are read when they are sent.
 const PAYLOAD_BYTES_MAX: i32 = 16 * 1024;
@@ -38,12 +38,14 @@ pub struct Arrival {
 /// Each looked up alone, so that no statistics of an empty table let the planner read all there is.
 const READ: &str = "
 SELECT t.lane, s.tenant, t.sequence, d.id, d.event_id, d.replay_of, d.ordering_key, e.content_type,
-       CASE WHEN octet_length(e.payload) <= $3 THEN e.payload END, e.hops
+       CASE WHEN octet_length(e.payload) <= $3 THEN e.payload END, e.hops, e.forwarded_headers
 FROM unnest($1::uuid[], $2::bigint[]) AS t (lane, sequence)
 CROSS JOIN LATERAL (
     SELECT * FROM webhook_deliveries WHERE subscription_id = t.lane AND sequence = t.sequence LIMIT 1
 ) d
-CROSS JOIN LATERAL (SELECT content_type, payload, hops FROM events WHERE id = d.event_id LIMIT 1) e
+CROSS JOIN LATERAL (
+    SELECT content_type, payload, hops, forwarded_headers FROM events WHERE id = d.event_id LIMIT 1
+) e
 CROSS JOIN LATERAL (SELECT tenant FROM subscriptions WHERE id = t.lane AND deleted_at_ms IS NULL LIMIT 1) s
 WHERE d.status = 0 AND d.attempt_count = 0";
 
@@ -64,6 +66,7 @@ impl Store {
             let bytes: Option<Vec<u8>> = row.try_get(8)?;
             let content_type = row.try_get(7)?;
             let hops = Hops::of_stored(row.try_get(9)?);
+            let forwarded = columns::of_headers(row.try_get(10)?, id)?;
             Ok(Arrival {
                 lane: SubscriptionId(row.try_get(0)?),
                 tenant: tenant.parse().map_err(|_| Error::corrupt("tenant of delivery", id))?,
@@ -72,7 +75,12 @@ impl Store {
                 event_id: EventId(row.try_get(4)?),
                 replay_of: row.try_get::<Option<Uuid>, _>(5)?.map(DeliveryId),
                 ordering_key: row.try_get::<Option<String>, _>(6)?.map(|key| OrderingKey(key.into())),
-                payload: bytes.map(|bytes| Payload { content_type, bytes: Bytes::from(bytes), hops }),
+                payload: bytes.map(|bytes| Payload {
+                    content_type,
+                    bytes: Bytes::from(bytes),
+                    hops,
+                    forwarded,
+                }),
             })
         };
         rows.into_iter().map(arrival).collect()

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey};
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
@@ -19,7 +20,7 @@ use super::lane_wide::LaneWide;
 use super::notices::{self, Notice};
 use super::stats::{Counts, Writer};
 use super::subscriptions::live;
-use super::{Error, Store, audit, tx};
+use super::{Error, Store, audit, columns, tx};
 
 /// An event's bytes as they came in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Payload {
     pub bytes: Bytes,
     /// How often the event had come through a Posthorn before.
     pub hops: Hops,
+    /// Sent along with them.
+    pub forwarded: ForwardedHeaders,
 }
 
 /// What came of a change that only an unfinished delivery may see.
@@ -116,8 +119,8 @@ impl Store {
     /// The payload of a delivery's event, by primary keys.
     pub async fn payload(&self, id: DeliveryId) -> Result<Option<Payload>, Error> {
         self.read_payload(
-            "SELECT e.content_type, e.payload, e.hops FROM webhook_deliveries d JOIN events e ON e.id = d.event_id \
-             WHERE d.id = $1",
+            "SELECT e.content_type, e.payload, e.hops, e.forwarded_headers FROM webhook_deliveries d \
+             JOIN events e ON e.id = d.event_id WHERE d.id = $1",
             id.0,
         )
         .await
@@ -125,7 +128,8 @@ impl Store {
 
     /// An event's payload, by primary key.
     pub async fn event_payload(&self, id: EventId) -> Result<Option<Payload>, Error> {
-        self.read_payload("SELECT content_type, payload, hops FROM events WHERE id = $1", id.0).await
+        let sql = "SELECT content_type, payload, hops, forwarded_headers FROM events WHERE id = $1";
+        self.read_payload(sql, id.0).await
     }
 
     async fn read_payload(&self, sql: &str, id: uuid::Uuid) -> Result<Option<Payload>, Error> {
@@ -133,7 +137,8 @@ impl Store {
         let Some(row) = self.lanes.query_one(ask).await? else { return Ok(None) };
         let bytes: Vec<u8> = row.try_get_by_index(1)?;
         let hops = Hops::of_stored(row.try_get_by_index(2)?);
-        Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into(), hops }))
+        let forwarded = columns::of_headers(row.try_get_by_index(3)?, id)?;
+        Ok(Some(Payload { content_type: row.try_get_by_index(0)?, bytes: bytes.into(), hops, forwarded }))
     }
 
     /// Makes a delivery that waits for its retry due at once.

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use posthorn_domain::delivery::OrderingKey;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
@@ -38,6 +39,8 @@ pub struct Intake {
     pub idempotency_key: Option<String>,
     /// How often it came through a Posthorn before.
     pub hops: Hops,
+    /// Sent along with it.
+    pub forwarded: ForwardedHeaders,
     /// Another node dispatches its subscription and is to be told, with the commit.
     pub elsewhere: bool,
 }

@@ -256,6 +256,9 @@ pub(super) fn secrets(row: &mut Model) -> [Secret<'_>; 7] {
         deleted_at_ms: _,
         sealed_by: _,
         asymmetric_signature: _,
+        give_up_on: _,
+        forward_headers: _,
+        idempotency_header: _,
     } = row;
     let secret = |column, field, text| Secret { column, field, text };
     [
@@ -359,6 +362,9 @@ mod tests {
             sealed_by: None,
             asymmetric_signature: 0,
             client_certificate: Some("[\"canary\", \"canary\"]".to_owned()),
+            give_up_on: None,
+            forward_headers: None,
+            idempotency_header: None,
         }
     }
 

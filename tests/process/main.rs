@@ -60,6 +60,7 @@ mod output;
 mod pace;
 mod reads;
 mod receiver_headers;
+mod request_headers;
 mod retention;
 mod retries;
 mod retry_after;

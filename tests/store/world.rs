@@ -7,6 +7,7 @@ use posthorn::store::{Settings, Store};
 use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, OrderingKey};
+use posthorn_domain::forward::{ForwardHeaders, ForwardedHeaders};
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptId, AttemptNumber, DeliveryId, EventId, Sequence, SubscriptionId};
@@ -94,6 +95,8 @@ pub(crate) fn subscription() -> Subscription {
             secret_key: None,
             asymmetric_signature: false,
             client_certificate: None,
+            forward_headers: ForwardHeaders::default(),
+            idempotency_header: None,
         },
         signing: SigningSecrets {
             current: SigningSecret::from_random([7; 32]),
@@ -121,6 +124,7 @@ pub(crate) fn intake(subscription_id: SubscriptionId) -> Intake {
         ordering_key: None,
         idempotency_key: None,
         hops: Hops::default(),
+        forwarded: ForwardedHeaders::default(),
         elsewhere: false,
     }
 }

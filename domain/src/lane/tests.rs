@@ -33,8 +33,9 @@ const POLICY: Policy = Policy {
 const OUTSET: Outset = Outset { policy: POLICY, active: true, health: Health::NEW, last: Sequence::ZERO };
 
 const SUCCESS: Verdict = Verdict::Success;
-const FAILURE: Verdict = Verdict::Failure { retry_after: None, gone: false, overloaded: false };
-const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true, overloaded: false };
+const FAILURE: Verdict =
+    Verdict::Failure { retry_after: None, gone: false, overloaded: false, given_up: false };
+const GONE: Verdict = Verdict::Failure { retry_after: None, gone: true, overloaded: false, given_up: false };
 
 /// What a request takes.
 const TOOK: Duration = Duration::from_millis(20);

@@ -85,6 +85,8 @@ pub enum Verdict {
         gone: bool,
         /// It has too much to do: it let time run out, or answered 429 or 503.
         overloaded: bool,
+        /// Its answer is one after which the subscription gives up.
+        given_up: bool,
     },
 }
 

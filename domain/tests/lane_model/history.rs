@@ -137,13 +137,15 @@ fn node() -> impl Strategy<Value = Node> {
 }
 
 fn verdict() -> impl Strategy<Value = Verdict> {
-    let failure = |retry_after, gone| Verdict::Failure { retry_after, gone, overloaded: false };
+    let failure =
+        |retry_after, gone| Verdict::Failure { retry_after, gone, overloaded: false, given_up: false };
     prop_oneof![
         10 => Just(Verdict::Success),
         10 => Just(failure(None, false)),
         2 => (0_u64..4).prop_map(move |seconds| failure(Some(secs(seconds)), false)),
         1 => Just(failure(None, true)),
-        2 => Just(Verdict::Failure { retry_after: None, gone: false, overloaded: true }),
+        1 => Just(Verdict::Failure { retry_after: None, gone: false, overloaded: false, given_up: true }),
+        2 => Just(Verdict::Failure { retry_after: None, gone: false, overloaded: true, given_up: false }),
     ]
 }
 

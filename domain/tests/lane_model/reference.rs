@@ -194,6 +194,9 @@ impl Reference {
             Verdict::Failure { gone: true, .. } if !stale => {
                 assert_eq!(got, (AttemptOutcome::Failed, Some(Standing::Disabled(StatusReason::Gone))));
             }
+            Verdict::Failure { given_up: true, .. } if !stale => {
+                assert_eq!(got, (AttemptOutcome::Failed, failing));
+            }
             Verdict::Failure { .. } if self.ended.contains(&sequence) => {
                 assert_eq!(got, (AttemptOutcome::Failed, failing));
             }

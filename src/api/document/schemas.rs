@@ -4,8 +4,8 @@ use poem_openapi::registry::Registry;
 use poem_openapi::types::Type as _;
 use posthorn_domain::limits::{
     DESCRIPTION_CHARS_MAX, ERROR_MESSAGE_CHARS_MAX, KEY_CHARS_MAX, PAGE_LIMIT_MAX, RESPONSE_BODY_KEPT_BYTES,
-    SECRETS_IN_FORCE_MAX, STATIC_HEADER_BYTES_MAX, STATIC_HEADERS_MAX, TARGET_URL_CHARS_MAX,
-    TENANT_CHARS_MAX,
+    SECRETS_IN_FORCE_MAX, STATIC_HEADER_BYTES_MAX, STATIC_HEADER_NAME_BYTES_MAX, STATIC_HEADERS_MAX,
+    TARGET_URL_CHARS_MAX, TENANT_CHARS_MAX,
 };
 use serde_json::{Map, Value, json};
 
@@ -158,6 +158,14 @@ pub(super) fn bound_length(name: &str, schema: &mut Map<String, Value>) {
         ("array", _) if name == "fields" => {
             let name = json!({ "type": "string", "maxLength": AUDIT_FIELD_CHARS_MAX });
             schema.extend([("maxItems".to_owned(), AUDIT_FIELDS_MAX.into()), ("items".to_owned(), name)]);
+        }
+        ("array", _) if name == "forward_headers" => {
+            let name = json!({ "type": "string", "minLength": 1, "maxLength": STATIC_HEADER_NAME_BYTES_MAX });
+            schema.insert("items".to_owned(), name);
+        }
+        ("array", _) if name == "give_up_on" => {
+            let status = json!({ "type": "string", "maxLength": 3, "pattern": "^[345]([0-9]{2}|[xX]{2})$" });
+            schema.insert("items".to_owned(), status);
         }
         ("object", _) if name == "headers" => {
             schema.insert("maxProperties".to_owned(), STATIC_HEADERS_MAX.into());

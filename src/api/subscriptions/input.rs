@@ -9,6 +9,7 @@ use std::fmt;
 
 use poem_openapi::Object;
 use poem_openapi::types::MaybeUndefined;
+use serde::de::Visitor;
 use serde::{Deserialize, Deserializer};
 
 use crate::api::change::object;
@@ -58,6 +59,14 @@ macro_rules! subscription_body {
             /// Shown to an endpoint that asks who calls (mutual TLS); never shown again.
             #[serde(default, deserialize_with = "object")]
             pub(super) client_certificate: MaybeUndefined<ClientCertificate>,
+            /// Names of headers that, where ingest's request has them, are sent along with its deliveries; none where left out. Hop-by-hop names, `authorization`, `cookie`, `host`, `user-agent`, `content-*`, `webhook-*` and `posthorn-*` are refused. A value of more than 4,096 bytes or of other than printable ASCII characters does not travel on; a static header of the same name stands for it.
+            #[serde(default)]
+            #[oai(validator(max_items = 16))]
+            pub(super) forward_headers: MaybeUndefined<Vec<String>>,
+            /// The name of a header of ingest's request that serves as `Idempotency-Key` where that is absent, such as `X-GitHub-Delivery`; none where left out.
+            #[serde(default)]
+            #[oai(validator(min_length = 1, max_length = 128))]
+            pub(super) idempotency_header: MaybeUndefined<String>,
         }
 
         impl $name {
@@ -74,6 +83,8 @@ macro_rules! subscription_body {
                     timeout_seconds: self.timeout_seconds,
                     asymmetric_signature: self.asymmetric_signature,
                     client_certificate: self.client_certificate,
+                    forward_headers: self.forward_headers,
+                    idempotency_header: self.idempotency_header,
                 }
             }
         }
@@ -148,6 +159,8 @@ pub(super) struct Policies {
     pub(super) timeout_seconds: MaybeUndefined<f64>,
     pub(super) asymmetric_signature: MaybeUndefined<bool>,
     pub(super) client_certificate: MaybeUndefined<ClientCertificate>,
+    pub(super) forward_headers: MaybeUndefined<Vec<String>>,
+    pub(super) idempotency_header: MaybeUndefined<String>,
 }
 
 /// A certificate with its private key.
@@ -169,7 +182,7 @@ impl fmt::Debug for ClientCertificate {
 }
 
 /// When a failed delivery of this subscription is tried again. At a change what is absent stays, null clears.
-#[derive(Clone, Copy, Debug, Deserialize, Object)]
+#[derive(Clone, Debug, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 pub(in crate::api) struct RetrySettings {
     /// Retries after the first attempt.
@@ -187,6 +200,43 @@ pub(in crate::api) struct RetrySettings {
     /// What becomes of the subscription when a delivery used up its retries; `continue` where left out.
     #[serde(default)]
     pub(super) on_exhausted: MaybeUndefined<OnExhausted>,
+    /// Statuses such as `404` and classes such as `4xx`, from 300 to 599: a delivery that is answered so ends `failed` at once, whatever retries are left. It counts for the circuit as any failure. None where left out.
+    #[serde(default, deserialize_with = "statuses")]
+    #[oai(validator(max_items = 100))]
+    pub(super) give_up_on: MaybeUndefined<Vec<String>>,
+}
+
+/// Statuses as texts; a number is taken for its text.
+fn statuses<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MaybeUndefined<Vec<String>>, D::Error> {
+    struct Status(String);
+
+    impl<'de> Deserialize<'de> for Status {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Word;
+
+            impl Visitor<'_> for Word {
+                type Value = Status;
+
+                fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                    f.write_str("a status or a class such as \"4xx\"")
+                }
+
+                fn visit_str<E>(self, text: &str) -> Result<Status, E> {
+                    Ok(Status(text.to_owned()))
+                }
+
+                fn visit_u64<E>(self, number: u64) -> Result<Status, E> {
+                    Ok(Status(number.to_string()))
+                }
+            }
+
+            deserializer.deserialize_any(Word)
+        }
+    }
+
+    let statuses = Option::<Vec<Status>>::deserialize(deserializer)?;
+    let texts = statuses.map(|statuses| statuses.into_iter().map(|Status(text)| text).collect());
+    Ok(texts.map_or(MaybeUndefined::Null, MaybeUndefined::Value))
 }
 
 /// Absent is one thing, null another: here it is as wrong as a number.

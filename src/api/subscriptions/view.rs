@@ -54,6 +54,12 @@ pub(in crate::api) struct Subscription {
     asymmetric_signature: bool,
     /// Whether there is a certificate for endpoints that ask who calls; it is never shown itself.
     client_certificate_set: bool,
+    /// Headers of ingest's request that are sent along; names in lower case.
+    #[oai(validator(max_items = 16))]
+    forward_headers: Vec<String>,
+    /// The header of ingest's request that serves as `Idempotency-Key` where that is absent; in lower case.
+    #[oai(validator(max_length = 128))]
+    idempotency_header: Option<String>,
     /// Whether events must be signed; the secret itself is never shown.
     secret_key_set: bool,
     /// Whether it takes events in and sends them.
@@ -85,6 +91,9 @@ pub(in crate::api) struct RetryPolicy {
     max_delay_seconds: Option<f64>,
     /// What becomes of the subscription when a delivery used up its retries.
     on_exhausted: Option<OnExhausted>,
+    /// Statuses and classes after which a delivery is not tried again.
+    #[oai(validator(max_items = 100))]
+    give_up_on: Vec<String>,
 }
 
 /// Whether an endpoint may be called, judged by how its last attempts ended.
@@ -166,6 +175,8 @@ impl Subscription {
             timeout_seconds: config.timeout.map(|timeout| timeout.as_secs_f64()),
             asymmetric_signature: config.asymmetric_signature,
             client_certificate_set,
+            forward_headers: config.forward_headers.iter().map(str::to_owned).collect(),
+            idempotency_header: config.idempotency_header.map(|name| name.as_str().to_owned()),
             secret_key_set: config.secret_key.is_some(),
             status: SubscriptionStatus(status),
             status_reason: status_reason.map(StatusReason),
@@ -193,6 +204,7 @@ impl RetryPolicy {
             initial_delay_seconds: retry.delay.map(|delay| delay.as_secs_f64()),
             max_delay_seconds: retry.delay_max.map(|delay| delay.as_secs_f64()),
             on_exhausted: retry.on_exhausted.map(OnExhausted),
+            give_up_on: retry.give_up_on.words(),
         })
     }
 }

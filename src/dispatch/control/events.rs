@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::delivery::OrderingKey;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, SubscriptionId};
 use posthorn_domain::lane::{Queued, Ticket};
@@ -39,6 +40,8 @@ pub struct NewEvent {
     pub ordering_key: Option<OrderingKey>,
     /// How often it came through a Posthorn before.
     pub hops: Hops,
+    /// What of its request's head travels on.
+    pub forwarded: ForwardedHeaders,
 }
 
 /// A stored event.
@@ -120,6 +123,7 @@ impl Control {
             ordering_key: event.ordering_key,
             idempotency_key: event.idempotency_key,
             hops: event.hops,
+            forwarded: event.forwarded,
             elsewhere: false,
         };
         let delivery_id = intake.delivery_id;
@@ -178,6 +182,7 @@ impl Control {
             idempotency_key: None,
             ordering_key: None,
             hops: Hops::default(),
+            forwarded: ForwardedHeaders::default(),
         })
         .await
     }

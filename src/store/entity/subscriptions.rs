@@ -47,6 +47,14 @@ pub struct Model {
     /// JSON: pairs of a key and its end.
     #[serde(default)]
     pub replaced_secret_keys: Option<String>,
+    /// JSON: words.
+    #[serde(default)]
+    pub give_up_on: Option<String>,
+    /// JSON: names.
+    #[serde(default)]
+    pub forward_headers: Option<String>,
+    #[serde(default)]
+    pub idempotency_header: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, EnumIter, DeriveRelation)]

@@ -7,8 +7,8 @@ use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, PgConnection, Row as _};
 use uuid::Uuid;
 
-use super::super::Error;
 use super::super::stats::{Writer, minute};
+use super::super::{Error, columns};
 use super::{Answer, Intake, Known, known_key, numbered};
 
 /// `judged` locks the lanes in id order, as everything does that locks several, and finds used keys by
@@ -25,9 +25,9 @@ WITH judged AS MATERIALIZED (
     SELECT i.*, l.next_sequence, l.finished + $11 AS last, k.id AS known, k.same_bytes,
            k.sequence AS known_sequence, k.unfinished AS known_unfinished
     FROM unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::text[], $5::bytea[], $6::text[], $7::text[], $12::bool[],
-                $13::smallint[])
+                $13::smallint[], $14::text[])
         WITH ORDINALITY AS i (delivery_id, event_id, subscription_id, content_type, payload, ordering_key,
-                              idempotency_key, elsewhere, hops, position)
+                              idempotency_key, elsewhere, hops, forwarded_headers, position)
     JOIN lanes l ON l.subscription_id = i.subscription_id
     LEFT JOIN LATERAL (
         SELECT d.id, d.sequence, d.status < 3 AS unfinished, (SELECT e.payload FROM events e WHERE e.id = d.event_id) = i.payload AS same_bytes
@@ -46,8 +46,8 @@ WITH judged AS MATERIALIZED (
     FROM (SELECT subscription_id, max(sequence) + 1 AS next_sequence FROM fresh GROUP BY subscription_id) f
     WHERE l.subscription_id = f.subscription_id
 ), new_events AS (
-    INSERT INTO events (id, content_type, payload, reference_count, hops)
-    SELECT event_id, content_type, payload, 1, hops FROM fresh
+    INSERT INTO events (id, content_type, payload, reference_count, hops, forwarded_headers)
+    SELECT event_id, content_type, payload, 1, hops, forwarded_headers FROM fresh
 ), new_deliveries AS (
     INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, status, ordering_key,
                                     idempotency_key, attempt_count, retry_base, created_at_ms)
@@ -87,6 +87,12 @@ pub(super) async fn accept(
         .bind(backlog_max)
         .bind(batch.iter().map(|intake| intake.elsewhere).collect::<Vec<_>>())
         .bind(batch.iter().map(|intake| intake.hops.stored()).collect::<Vec<_>>())
+        .bind(
+            batch
+                .iter()
+                .map(|intake| columns::to_headers(&intake.forwarded))
+                .collect::<Result<Vec<_>, _>>()?,
+        )
         .fetch_all(connection)
         .await
         // A statement that is its own commit.

@@ -8,9 +8,9 @@ use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::super::Error;
 use super::super::sqlite::chunks;
 use super::super::stats::{Counts, Writer};
+use super::super::{Error, columns};
 use super::{Answer, Intake, Known, known_key, numbered};
 
 pub(super) async fn accept(
@@ -134,8 +134,8 @@ async fn move_on(
 async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64)]) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
         let sql = format!(
-            "INSERT INTO events (id, content_type, payload, hops, reference_count) {}",
-            rows.values("(?, ?, ?, ?, 1)")
+            "INSERT INTO events (id, content_type, payload, hops, forwarded_headers, reference_count) {}",
+            rows.values("(?, ?, ?, ?, ?, 1)")
         );
         let mut query = sqlx::query(&sql);
         for (intake, _) in chunk {
@@ -143,7 +143,8 @@ async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64
                 .bind(intake.event_id.0)
                 .bind(&intake.content_type)
                 .bind(intake.payload.as_ref())
-                .bind(intake.hops.stored());
+                .bind(intake.hops.stored())
+                .bind(columns::to_headers(&intake.forwarded)?);
         }
         query.execute(&mut *connection).await?;
     }

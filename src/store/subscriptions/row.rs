@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::forward::{ForwardHeaders, IdempotencyHeader};
+use posthorn_domain::give_up::GiveUpOn;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::rotation::Replaced;
@@ -17,7 +19,7 @@ use posthorn_domain::time::Timestamp;
 use super::super::Error;
 use super::super::columns::{
     column_to_count, column_to_duration, columns_to_rate_limit, count_to_column, duration_to_column,
-    rate_limit_to_columns,
+    of_words, rate_limit_to_columns, to_words,
 };
 use super::super::entity::{lane_health, subscriptions};
 use super::super::vault::{self, Opened, Vault};
@@ -68,6 +70,9 @@ pub(in crate::store) fn from_subscription(
         sealed_by: None,
         asymmetric_signature: config.asymmetric_signature.into(),
         client_certificate: config.client_certificate.as_ref().map(|pair| pair.expose().to_owned()),
+        give_up_on: to_words(config.retry.give_up_on.words())?,
+        forward_headers: to_words(config.forward_headers.iter().collect())?,
+        idempotency_header: config.idempotency_header.as_ref().map(|name| name.as_str().to_owned()),
     })
 }
 
@@ -133,6 +138,15 @@ pub(in crate::store) fn to_subscription(
     let client_certificate = row.client_certificate.and_then(|text| {
         secrets.read(SecretField::ClientCertificate, || ClientCertificate::from_stored(&text).ok())
     });
+    let mut give_up_on = GiveUpOn::default();
+    for word in of_words(row.give_up_on.as_deref(), "give_up_on", row.id)? {
+        give_up_on.add(&word).map_err(|_| bad("give_up_on")())?;
+    }
+    let mut forward_headers = ForwardHeaders::default();
+    for name in of_words(row.forward_headers.as_deref(), "forward_headers", row.id)? {
+        forward_headers.add(&name).map_err(|_| bad("forward_headers")())?;
+    }
+    let idempotency_header = row.idempotency_header.as_deref().map(IdempotencyHeader::parse);
     let config = SubscriptionConfig {
         target: TargetUrl::parse(&row.target_url).map_err(|_| Error::corrupt("target_url", row.id))?,
         description: row.description,
@@ -145,11 +159,14 @@ pub(in crate::store) fn to_subscription(
             delay: row.retry_delay_ms.map(column_to_duration),
             delay_max: row.retry_delay_max_ms.map(column_to_duration),
             on_exhausted: row.on_exhausted.and_then(OnExhausted::from_code),
+            give_up_on,
         },
         timeout: row.timeout_ms.map(column_to_duration),
         secret_key: secret_key.transpose()?,
         asymmetric_signature: row.asymmetric_signature != 0,
         client_certificate,
+        forward_headers,
+        idempotency_header: idempotency_header.transpose().map_err(|_| bad("idempotency_header")())?,
     };
     Ok(Subscription {
         id: SubscriptionId(row.id),

@@ -50,7 +50,10 @@ fn the_probe_waits_for_its_retry_time() {
     rig.accept([plain(1)]);
     rig.end(1, FAILURE);
     rig.wait(10);
-    rig.end(1, Verdict::Failure { retry_after: Some(secs(45)), gone: false, overloaded: false });
+    rig.end(
+        1,
+        Verdict::Failure { retry_after: Some(secs(45)), gone: false, overloaded: false, given_up: false },
+    );
     assert_eq!(rig.wakes_in(), Some(45), "the later of cool-down and retry");
     assert_eq!(rig.wait(30), []);
     assert_eq!(rig.wakes_in(), Some(15));

@@ -10,7 +10,8 @@ const ADAPTIVE: Policy = Policy {
     ..POLICY
 };
 
-const OVERLOADED: Verdict = Verdict::Failure { retry_after: None, gone: false, overloaded: true };
+const OVERLOADED: Verdict =
+    Verdict::Failure { retry_after: None, gone: false, overloaded: true, given_up: false };
 
 /// So many are waiting; says how many of them are in flight.
 fn backlog(rig: &mut Rig, count: i64) -> usize {

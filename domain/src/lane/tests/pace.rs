@@ -81,8 +81,12 @@ fn a_lower_limit_waits_for_what_is_in_flight() {
 fn a_lane_is_deaf_to_what_it_could_not_send_any_sooner() {
     let breaks = CircuitPolicy { failure_threshold: 1, ..POLICY.circuit };
     let (strict, by_key) = (POLICY, Policy { circuit: breaks, ..policy(Ordering::Key, 2) });
-    let asks =
-        |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false, overloaded: false };
+    let asks = |seconds| Verdict::Failure {
+        retry_after: Some(secs(seconds)),
+        gone: false,
+        overloaded: false,
+        given_up: false,
+    };
     for (case, policy, verdict, deaf, wakes_in) in [
         ("behind a retry", strict, asks(500), true, Some(500)),
         ("with nothing before it", strict, SUCCESS, false, None),

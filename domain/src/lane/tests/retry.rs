@@ -28,8 +28,12 @@ fn check(policy: Policy, verdicts: &[Verdict], waits: &[u64], last: AttemptOutco
 
 #[test]
 fn delays_double_until_the_retries_are_used_up() {
-    let asking =
-        |seconds| Verdict::Failure { retry_after: Some(secs(seconds)), gone: false, overloaded: false };
+    let asking = |seconds| Verdict::Failure {
+        retry_after: Some(secs(seconds)),
+        gone: false,
+        overloaded: false,
+        given_up: false,
+    };
     let retries = |max_retries| Policy { retry: RetryPolicy { max_retries, ..POLICY.retry }, ..POLICY };
     let failed = AttemptOutcome::Failed;
     check(retries(0), &[FAILURE], &[], failed);
@@ -96,6 +100,21 @@ fn exhausted_retries_pause_where_the_policy_says_so() {
     assert_eq!(rig.finish(1, FAILURE), []);
     assert!(rig.last().standing.is_some(), "as many as before, and no more");
     assert_eq!((record.retry_base, rig.last().retry_base), (0, 3), "those before count no more");
+}
+
+#[test]
+fn what_is_given_up_is_not_tried_again() {
+    let given_up =
+        Verdict::Failure { retry_after: Some(secs(5)), gone: false, overloaded: false, given_up: true };
+    for on_exhausted in [OnExhausted::Continue, OnExhausted::Pause] {
+        let mut rig = Rig::opening(Policy { on_exhausted, ..POLICY });
+        rig.loaded([plain(1), plain(2)]);
+        rig.finish(1, given_up);
+        let record = rig.last();
+        assert_eq!((record.outcome, record.due, record.standing), (AttemptOutcome::Failed, None, None));
+        assert!(record.health.is_some(), "it counts for the circuit as any failure");
+        assert_eq!(rig.record(1), [(2, 1)], "the next one goes on");
+    }
 }
 
 #[test]
