@@ -127,7 +127,11 @@ impl App {
 
         let guard = AddressGuard::new(config.allowed_private_networks.clone());
         let user_agent = concat!("Posthorn/", env!("CARGO_PKG_VERSION")).to_owned();
-        let sender = Sender::new(sender::Settings { guard: guard.clone(), user_agent })?;
+        let sender = Sender::new(sender::Settings {
+            guard: guard.clone(),
+            user_agent,
+            proxy: config.egress_proxy.clone(),
+        })?;
         let clock = Clock::system();
         if config.redis_url.is_some() && !store.is_shared() {
             warn!("REDIS_URL is not used on SQLite: there is nobody to share with");

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use posthorn_domain::egress::{EGRESS_PROXY_EXPECTED, EgressProxy};
 use posthorn_domain::encryption_key::EncryptionKey;
 use posthorn_domain::limits::{
     BURST_MAX, DATABASE_CONNECTIONS_MAX, DATABASE_CONNECTIONS_MIN, PAYLOAD_BYTES_MAX, RATE_MAX, RATE_MIN,
@@ -107,6 +108,8 @@ pub struct Config {
     pub encryption_key: Option<EncryptionKey>,
     /// `POSTHORN_PREVIOUS_ENCRYPTION_KEY`.
     pub previous_encryption_key: Option<EncryptionKey>,
+    /// `POSTHORN_EGRESS_PROXY`.
+    pub egress_proxy: Option<EgressProxy>,
     /// `POSTHORN_ALLOWED_PRIVATE_NETWORKS`.
     pub allowed_private_networks: Vec<IpNet>,
     /// `WEBHOOK_MAX_RETRIES`.
@@ -238,6 +241,11 @@ impl Config {
             encryption_key: from.strong_encryption_key("POSTHORN_ENCRYPTION_KEY")?,
             // A weak one may be replaced.
             previous_encryption_key: from.encryption_key("POSTHORN_PREVIOUS_ENCRYPTION_KEY")?,
+            egress_proxy: from
+                .optional("POSTHORN_EGRESS_PROXY", EGRESS_PROXY_EXPECTED, |text| {
+                    EgressProxy::parse(text).is_ok()
+                })?
+                .and_then(|text| EgressProxy::parse(&text).ok()),
             allowed_private_networks: from.networks("POSTHORN_ALLOWED_PRIVATE_NETWORKS")?,
             max_retries: from.whole("WEBHOOK_MAX_RETRIES", 0, RETRIES_MAX)?,
             retry_delay: from.seconds("INITIAL_RETRY_DELAY_SECONDS", MILLISECOND, RETRY_DELAY_MAX)?,

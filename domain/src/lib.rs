@@ -22,6 +22,7 @@ pub mod cluster;
 pub mod concurrency;
 pub mod connections;
 pub mod delivery;
+pub mod egress;
 pub mod encryption_key;
 pub mod fair_queue;
 pub mod forward;

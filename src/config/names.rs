@@ -3,7 +3,7 @@
 use super::read::SECRETS;
 
 /// Every setting, by its name in the environment. A test holds it against the fields of `Config`.
-pub(super) const NAMES: [&str; 34] = [
+pub(super) const NAMES: [&str; 35] = [
     "POSTHORN_PROFILE",
     "POSTHORN_LISTEN",
     "POSTHORN_BEHIND_PROXY",
@@ -18,6 +18,7 @@ pub(super) const NAMES: [&str; 34] = [
     "POSTHORN_ADMIN_KEY",
     "POSTHORN_ENCRYPTION_KEY",
     "POSTHORN_PREVIOUS_ENCRYPTION_KEY",
+    "POSTHORN_EGRESS_PROXY",
     "POSTHORN_ALLOWED_PRIVATE_NETWORKS",
     "WEBHOOK_MAX_RETRIES",
     "INITIAL_RETRY_DELAY_SECONDS",

@@ -16,10 +16,11 @@ use super::names::{self, NAMES, UnknownName};
 use super::secret_file::SecretFile;
 
 /// Settings that are secrets or hold one. Each may be read from the file that `<name>_FILE` names.
-pub(super) const SECRETS: [&str; 6] = [
+pub(super) const SECRETS: [&str; 7] = [
     "DATABASE_URL",
     "DATABASE_LISTEN_URL",
     "REDIS_URL",
+    "POSTHORN_EGRESS_PROXY",
     "POSTHORN_ADMIN_KEY",
     "POSTHORN_ENCRYPTION_KEY",
     "POSTHORN_PREVIOUS_ENCRYPTION_KEY",

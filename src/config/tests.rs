@@ -131,6 +131,7 @@ fn secrets_come_from_files() {
         "sqlite://of/a/file.db",
         "postgres://of/a-file",
         "redis://of-a-file",
+        "http://of:a@file:3128",
         "an-admin-key-of-some-length",
         ENCRYPTION_KEY,
         ENCRYPTION_KEY,

@@ -343,7 +343,7 @@ impl World {
 async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let sender =
-        Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned() }).unwrap();
+        Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned(), proxy: None }).unwrap();
     let settings = Settings {
         defaults: Defaults {
             retry: RetryPolicy {

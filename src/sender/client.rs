@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::egress::EgressProxy;
 use posthorn_domain::header::{parse_date, parse_retry_after};
 use posthorn_domain::limits::{RESPONSE_BODY_KEPT_BYTES, RESPONSE_BODY_READ_BYTES, RESPONSE_BODY_READ_TIME};
 use posthorn_domain::target::TargetUrl;
@@ -63,6 +64,8 @@ pub struct Settings {
     pub guard: AddressGuard,
     /// Value of `User-Agent`: `Posthorn/<version>`.
     pub user_agent: String,
+    /// Everything goes through it, where there is one.
+    pub proxy: Option<EgressProxy>,
 }
 
 /// Makes attempts; cheap to clone, and all clones share their connections.
@@ -70,12 +73,13 @@ pub struct Settings {
 pub struct Sender {
     pub(super) clients: Clients,
     guard: Arc<AddressGuard>,
+    proxy: Option<EgressProxy>,
 }
 
 impl Sender {
     /// A sender with connections of its own.
     pub fn new(settings: Settings) -> Result<Self, Error> {
-        let resolver = Resolver::of_system(settings.guard.clone());
+        let resolver = Resolver::of_system(settings.guard.clone(), settings.proxy.as_ref());
         Self::build(settings, resolver, Vec::new())
     }
 
@@ -86,8 +90,8 @@ impl Sender {
         trusted: Vec<CertificateDer<'static>>,
     ) -> Result<Self, Error> {
         let user_agent = HeaderValue::try_from(settings.user_agent).map_err(|_| Error::UserAgent)?;
-        let setup = Setup::new(user_agent, resolver, Trust::new(trusted)?)?;
-        Ok(Self { clients: Clients::new(setup), guard: Arc::new(settings.guard) })
+        let setup = Setup::new(user_agent, resolver, Trust::new(trusted)?, settings.proxy.as_ref())?;
+        Ok(Self { clients: Clients::new(setup), guard: Arc::new(settings.guard), proxy: settings.proxy })
     }
 
     /// Makes one attempt. Dropping the future gives the attempt up, and closes its connection or, on
@@ -117,11 +121,17 @@ impl Sender {
         if let Some(address) = request.target.literal() {
             self.guard.check(address).map_err(|_| Failure::ForbiddenAddress)?;
         }
+        // The guard lets the proxy's name pass, for the connection to it alone.
+        let host = request.target.as_url().host_str();
+        if self.proxy.as_ref().is_some_and(|proxy| Some(proxy.host()) == host) {
+            return Err(Failure::ForbiddenAddress);
+        }
         // Held until the head is here: from then on nothing is waited for.
         let (client, _turn) = self.clients.client(request).await?;
         let port = request.target.as_url().port_or_known_default().unwrap_or_default();
         let progress = Progress::new(port);
-        let sent = send(client, request, &progress, deadline).await;
+        let is_proxied = self.proxy.is_some();
+        let sent = send(client, request, &progress, deadline, is_proxied).await;
         let is_stale = match &sent {
             Ok(response) => says_idle(response),
             Err(failed) => failed.connection_ended,
@@ -131,7 +141,8 @@ impl Sender {
             // of the endpoint.
             let progress = Progress::new(port);
             let client = self.clients.fresh_client(request).await?;
-            return send(client, request, &progress, deadline).await.map_err(|failed| failed.failure);
+            let sent = send(client, request, &progress, deadline, is_proxied).await;
+            return sent.map_err(|failed| failed.failure);
         }
         if matches!(&sent, Err(Failed { failure: Failure::Timeout, .. }))
             && let Some(name) = request.target.as_url().domain()
@@ -170,6 +181,7 @@ async fn send(
     request: &Request<'_>,
     progress: &Arc<Progress>,
     deadline: Instant,
+    is_proxied: bool,
 ) -> Result<Response, Failed> {
     let mut outgoing = reqwest::Request::new(Method::POST, request.target.as_url().clone());
     *outgoing.headers_mut() = headers_of(request).ok_or(Failure::InvalidRequest)?;
@@ -177,7 +189,7 @@ async fn send(
     match timeout_at(deadline, progress.of(client.execute(outgoing))).await {
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(Failed {
-            failure: Failure::of(&error),
+            failure: if is_proxied { Failure::of_proxied(&error) } else { Failure::of(&error) },
             connection_ended: failure::has_ended_connection(&error),
         }),
         Err(_) if progress.waits_for_name() => Err(Failure::NameNotInTime.into()),

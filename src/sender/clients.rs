@@ -17,10 +17,11 @@ use std::time::Duration;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::egress::EgressProxy;
 use posthorn_domain::limits::TIMEOUT_MAX;
 use posthorn_domain::tenant::Tenant;
 use reqwest::header::HeaderValue;
-use reqwest::{Client, redirect};
+use reqwest::{Client, Proxy, redirect};
 use rustls::ClientConfig;
 
 use crate::sender::client::{
@@ -57,12 +58,19 @@ pub(super) struct Setup {
     trust: Trust,
     /// Of connections on which no certificate is shown; one for all, so that they resume each other's sessions.
     plain: ClientConfig,
+    proxy: Option<Proxy>,
 }
 
 impl Setup {
-    pub(super) fn new(user_agent: HeaderValue, resolver: Resolver, trust: Trust) -> Result<Self, Error> {
+    pub(super) fn new(
+        user_agent: HeaderValue,
+        resolver: Resolver,
+        trust: Trust,
+        proxy: Option<&EgressProxy>,
+    ) -> Result<Self, Error> {
         let plain = trust.config(None)?;
-        Ok(Self { user_agent, resolver, trust, plain })
+        let proxy = proxy.map(|proxy| Proxy::all(proxy.as_str())).transpose().map_err(|_| Error::Proxy)?;
+        Ok(Self { user_agent, resolver, trust, plain, proxy })
     }
 }
 
@@ -197,11 +205,15 @@ impl Setup {
         };
         let resolver = TenantResolver { tenant: tenant.clone(), resolver: self.resolver.clone() };
         // No `retry`: by default the client sends again just what the endpoint says it has not taken.
-        Client::builder()
+        let builder = match &self.proxy {
+            Some(proxy) => Client::builder().proxy(proxy.clone()),
+            // Nor one of the environment.
+            None => Client::builder().no_proxy(),
+        };
+        builder
             .user_agent(self.user_agent.clone())
             .redirect(redirect::Policy::none())
             .referer(false)
-            .no_proxy()
             .tcp_nodelay(true)
             // The status line decides: what comes after it is read with the leniency of curl.
             .http1_allow_obsolete_multiline_headers_in_responses(true)

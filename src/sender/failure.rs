@@ -25,6 +25,9 @@ pub enum Failure {
         /// Scheme, host and port of where it leads; path and query may hold secrets.
         origin: String,
     },
+    /// The egress proxy is not there, or makes no connection to the endpoint.
+    #[error("no connection through the egress proxy")]
+    Proxy,
     /// No head of an answer within the time-out, or no sign of life on its HTTP/2 connection.
     #[error("timeout")]
     Timeout,
@@ -96,6 +99,20 @@ impl Failure {
             Some(failure) => failure,
             None if error.is_timeout() => Self::Timeout,
             None => Self::Other,
+        }
+    }
+}
+
+impl Failure {
+    /// As [`of`](Self::of), of a request through a proxy: what is dialled is the proxy, which dials in turn.
+    pub(super) fn of_proxied(error: &reqwest::Error) -> Self {
+        match Self::of(error) {
+            Self::ConnectionRefused | Self::ConnectionReset | Self::Unreachable | Self::Other
+                if error.is_connect() =>
+            {
+                Self::Proxy
+            }
+            failure => failure,
         }
     }
 }

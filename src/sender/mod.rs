@@ -4,8 +4,8 @@
 //!   most, never beyond the time-out), and always with a [`Reply`]: a failed one is no error.
 //! - No address is dialled that the guard refuses, however the target writes it.
 //! - The payload goes out byte for byte; the answer's body comes back as bytes, at most 4 KiB.
-//! - Nothing is done behind the caller's back: no redirects, no retries, no proxies, no cookies, no
-//!   decompression. There are two exceptions, neither of which tells anything of the endpoint. A request on
+//! - Nothing is done behind the caller's back: no redirects, no retries, no proxy but the one that is named, no
+//!   cookies, no decompression. There are two exceptions, neither of which tells anything of the endpoint. A request on
 //!   a kept connection that ends before any byte of an answer, or that is answered 408 as servers do where they close an
 //!   idle one, goes once more at once on a new connection, within its time-out; where the endpoint had taken the first,
 //!   `webhook-id` tells the repeat.
@@ -20,6 +20,10 @@
 //! Each tenant has connections of its own, and so have attempts that show a certificate of their own. No connection
 //! gets older than 40 s, and what is known of a name than 20 s, so that an endpoint that moves is followed within a
 //! minute.
+//!
+//! Through a proxy an http target is asked of the proxy, and an https one is spoken to end to end. An HTTP proxy looks
+//! names up itself, so that the guard sees none but addresses; for SOCKS they are looked up here and pass the guard. The
+//! proxy's own name is not for the guard.
 //!
 //! HTTP/2 is spoken with endpoints that offer it in the TLS handshake, and only there. A tenant's attempts
 //! for one host and port then share one connection for each hundred that are at once on their way
@@ -58,6 +62,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::egress::EGRESS_PROXY_EXPECTED;
 use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
@@ -79,6 +84,9 @@ pub enum Error {
         "cannot set up TLS: {0}; the system's certificates are needed (package ca-certificates, or SSL_CERT_FILE)"
     )]
     Tls(String),
+    /// The client takes no such proxy.
+    #[error("POSTHORN_EGRESS_PROXY: expected {EGRESS_PROXY_EXPECTED}")]
+    Proxy,
     /// The value for `User-Agent` is no header value.
     #[error("user agent: expected printable ASCII characters")]
     UserAgent,

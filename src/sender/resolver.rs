@@ -24,6 +24,7 @@ use moka::Expiry;
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
 use posthorn_domain::address::AddressGuard;
+use posthorn_domain::egress::EgressProxy;
 use posthorn_domain::places::Claim;
 use posthorn_domain::target::is_localhost;
 use posthorn_domain::tenant::Tenant;
@@ -127,16 +128,23 @@ struct Core {
     silent: Cache<String, ()>,
     /// As many as there are permits.
     flights: Mutex<HashMap<String, Flight>>,
-    race: Race,
+    /// None where nothing is dialled but a proxy.
+    race: Option<Race>,
+    /// A name that the operator gives.
+    proxy: Option<String>,
 }
 
 impl Resolver {
     /// By way of the system.
-    pub(super) fn of_system(guard: AddressGuard) -> Self {
-        Self::new(guard, System::new(Paths::default()))
+    pub(super) fn of_system(guard: AddressGuard, proxy: Option<&EgressProxy>) -> Self {
+        Self::new(guard, System::new(Paths::default()), proxy)
     }
 
-    pub(super) fn new(guard: AddressGuard, look_up: impl LookUp + 'static) -> Self {
+    pub(super) fn new(
+        guard: AddressGuard,
+        look_up: impl LookUp + 'static,
+        proxy: Option<&EgressProxy>,
+    ) -> Self {
         let names = || Cache::builder().max_capacity(NAMES_MAX).eviction_policy(EvictionPolicy::lru());
         Self(Arc::new(Core {
             guard,
@@ -145,7 +153,9 @@ impl Resolver {
             known: names().expire_after(ByItsTime).build(),
             silent: Cache::builder().max_capacity(NAMES_MAX).time_to_live(SILENT_TIME).build(),
             flights: Mutex::default(),
-            race: Race::new(),
+            // What is dialled is the proxy: the addresses of others are not tried from here.
+            race: proxy.is_none().then(Race::new),
+            proxy: proxy.map(|proxy| proxy.host().to_owned()),
         }))
     }
 
@@ -154,21 +164,23 @@ impl Resolver {
     pub(super) async fn addresses(&self, tenant: &Tenant, name: &str) -> Answer {
         let core = &self.0;
         if is_localhost(name) {
-            return core.pass(&[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]);
+            return core.pass(name, &[(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]);
         }
         if let Some(known) = core.known.get(name).await {
             return known.answer;
         }
         let at_hand = core.look_up.at_hand(name).await;
         if !at_hand.is_empty() {
-            return core.pass(&at_hand);
+            return core.pass(name, &at_hand);
         }
         timeout(LOOK_UP_TIMEOUT, core.find(tenant, name)).await.unwrap_or(Err(ResolveError::NotInTime))
     }
 
     /// An attempt at this name and port got no answer: another address of it may give one.
     pub(super) async fn doubt(&self, name: &str, port: u16) {
-        self.0.race.forget(name, port).await;
+        if let Some(race) = &self.0.race {
+            race.forget(name, port).await;
+        }
     }
 }
 
@@ -208,7 +220,7 @@ impl Core {
         let found = timeout(LOOK_UP_TIMEOUT, self.look_up.look_up(name)).await;
         let (answer, time) = match found.unwrap_or(Err(NotFound::NotInTime)) {
             Ok(Found { addresses, time_to_live }) => {
-                (self.pass(&addresses), time_to_live.clamp(FOUND_TIME_MIN, FOUND_TIME_MAX))
+                (self.pass(name, &addresses), time_to_live.clamp(FOUND_TIME_MIN, FOUND_TIME_MAX))
             }
             Err(NotFound::Answered) => (Err(ResolveError::Failed), NOT_FOUND_TIME),
             Err(NotFound::NotInTime) => (Err(ResolveError::NotInTime), NOT_FOUND_TIME),
@@ -223,12 +235,13 @@ impl Core {
         answer
     }
 
-    /// Those that may be dialled.
-    fn pass(&self, found: &[SocketAddr]) -> Answer {
+    /// Those that may be dialled: of the proxy all.
+    fn pass(&self, name: &str, found: &[SocketAddr]) -> Answer {
         if found.is_empty() {
             return Err(ResolveError::Failed);
         }
-        let passing = found.iter().filter(|address| self.guard.check(address.ip()).is_ok());
+        let is_proxy = self.proxy.as_deref() == Some(name);
+        let passing = found.iter().filter(|address| is_proxy || self.guard.check(address.ip()).is_ok());
         let passing: Arc<[SocketAddr]> = passing.copied().collect();
         if passing.is_empty() { Err(ResolveError::Forbidden) } else { Ok(passing) }
     }
@@ -284,8 +297,8 @@ impl Resolve for TenantResolver {
             let addresses = resolver.addresses(&tenant, name.as_str()).await;
             waiting.end();
             let mut addresses = addresses?.to_vec();
-            if let Some(port) = port {
-                addresses = resolver.0.race.order(name.as_str(), port, &addresses).await;
+            if let Some((port, race)) = port.zip(resolver.0.race.as_ref()) {
+                addresses = race.order(name.as_str(), port, &addresses).await;
             }
             Ok(Box::new(addresses.into_iter()) as Addrs)
         })

@@ -2,6 +2,7 @@
 
 mod answers;
 mod cost;
+mod egress;
 mod endpoint;
 mod failures;
 mod http2;
@@ -115,7 +116,7 @@ impl Case {
 
 fn settings(allowed: &[&str]) -> Settings {
     let guard = AddressGuard::new(allowed.iter().map(|network| network.parse().unwrap()).collect());
-    Settings { guard, user_agent: "Posthorn/0.0.0".to_owned() }
+    Settings { guard, user_agent: "Posthorn/0.0.0".to_owned(), proxy: None }
 }
 
 /// May dial 127.0.0.1 and nothing else of this machine.
@@ -125,7 +126,7 @@ fn sender() -> Sender {
 
 fn sender_with(allowed: &[&str]) -> Sender {
     let settings = settings(allowed);
-    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names));
+    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names), None);
     Sender::build(settings, resolver, Vec::new()).unwrap()
 }
 

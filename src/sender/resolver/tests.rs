@@ -101,7 +101,7 @@ impl LookUp for Arc<Counted> {
 
 fn counted(gate: Option<usize>) -> (Arc<Counted>, Resolver) {
     let counted = Arc::new(Counted { gate: gate.map(Semaphore::new), ..Counted::default() });
-    (Arc::clone(&counted), Resolver::new(AddressGuard::new(Vec::new()), counted))
+    (Arc::clone(&counted), Resolver::new(AddressGuard::new(Vec::new()), counted, None))
 }
 
 fn tenant(name: &str) -> Tenant {
@@ -115,7 +115,7 @@ fn listed(name: &str) -> std::io::Result<Vec<SocketAddr>> {
 
 async fn check(name: &str, expected: Result<&[&str], ResolveError>) {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()]);
-    let found = Resolver::new(guard, Listed(listed)).addresses(&tenant("a"), name).await;
+    let found = Resolver::new(guard, Listed(listed), None).addresses(&tenant("a"), name).await;
     let found = found.map(|found| found.iter().map(|a| a.ip().to_string()).collect::<Vec<_>>());
     let expected = expected.map(|list| list.iter().map(|&text| text.to_owned()).collect());
     assert_eq!(found, expected, "{name}");
@@ -143,7 +143,7 @@ async fn localhost_is_loopback_without_a_question() {
 
 #[tokio::test]
 async fn nothing_found_is_a_failure() {
-    let resolver = Resolver::new(AddressGuard::new(Vec::new()), Listed(|_| Ok(Vec::new())));
+    let resolver = Resolver::new(AddressGuard::new(Vec::new()), Listed(|_| Ok(Vec::new())), None);
     assert_eq!(resolver.addresses(&tenant("a"), "empty.example").await, Err(ResolveError::Failed));
 }
 
@@ -169,7 +169,7 @@ async fn one_look_up_serves_all() {
 #[tokio::test]
 async fn answers_are_kept_for_a_while() {
     let guard = AddressGuard::new(Vec::new());
-    let core = Resolver::new(guard, Arc::new(Counted::default())).0;
+    let core = Resolver::new(guard, Arc::new(Counted::default()), None).0;
     for (name, seconds) in [("none", 1), ("three-333", 3), ("many-9999999999999999999999999", 20)] {
         core.ask(name).await.unwrap();
         assert_eq!(core.known.get(name).await.unwrap().time, Duration::from_secs(seconds), "{name}");

@@ -109,7 +109,7 @@ async fn unread_requests_end_with_the_time_out() {
 #[tokio::test]
 async fn slow_names_end_with_the_time_out() {
     let settings = settings(&[]);
-    let slow = Resolver::new(settings.guard.clone(), Silent);
+    let slow = Resolver::new(settings.guard.clone(), Silent, None);
     let sender = Sender::build(settings, slow, Vec::new()).unwrap();
     let case = Case::to("http://slow.example/").within(Duration::from_millis(200));
     check(&case.send(&sender).await, Failure::NameNotInTime);
@@ -186,7 +186,7 @@ async fn names_that_change_their_meaning_gain_nothing() {
     let Ok(forbidden) = TcpListener::bind(("127.0.0.2", port)).await else { return };
     let settings = settings(&["127.0.0.1/32"]);
     let sender = || {
-        let resolver = Resolver::new(settings.guard.clone(), Listed(rebound));
+        let resolver = Resolver::new(settings.guard.clone(), Listed(rebound), None);
         Sender::build(settings.clone(), resolver, Vec::new()).unwrap()
     };
     let case = Case::to(&allowed.url_at("rebound.example"));

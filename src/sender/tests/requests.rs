@@ -199,7 +199,7 @@ async fn an_address_that_swallows_connections_costs_little() {
     let _silent = Swallowing::on(([127, 0, 0, 2], endpoint.address.port()).into()).await;
     let settings = settings(&["127.0.0.0/8"]);
     let names = |_: &str| Ok(vec![([127, 0, 0, 2], 0).into(), ([127, 0, 0, 1], 0).into()]);
-    let resolver = Resolver::new(settings.guard.clone(), Listed(names));
+    let resolver = Resolver::new(settings.guard.clone(), Listed(names), None);
     let sender = Sender::build(settings, resolver, Vec::new()).unwrap();
     let case = Case::to(&endpoint.url_at("several.example"));
     for _ in 0..3 {

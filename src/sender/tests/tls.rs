@@ -51,7 +51,7 @@ fn accepting(
 }
 
 /// Answers over TLS what the client sends first.
-async fn serve(identity: &CertifiedKey<KeyPair>) -> Endpoint {
+pub(super) async fn serve(identity: &CertifiedKey<KeyPair>) -> Endpoint {
     let acceptor = acceptor(identity, &[]);
     Endpoint::new(move |stream| {
         let acceptor = acceptor.clone();
@@ -73,7 +73,7 @@ pub(super) fn https(endpoint: &Endpoint, host: &str) -> Case {
 /// Trusts `identity` beside what the system trusts.
 pub(super) fn trusting(identity: &CertifiedKey<KeyPair>) -> Sender {
     let settings = settings(&["127.0.0.1/32"]);
-    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names));
+    let resolver = Resolver::new(settings.guard.clone(), Listed(test_names), None);
     Sender::build(settings, resolver, vec![identity.cert.der().clone()]).unwrap()
 }
 
