@@ -37,6 +37,8 @@ named_states! {
         KeyCreated = 11 "key.created",
         /// It was revoked.
         KeyRevoked = 12 "key.revoked",
+        /// A subscription neither takes events in nor sends them.
+        SubscriptionDisabled = 13 "subscription.disabled",
     }
 }
 

@@ -228,6 +228,21 @@ impl Subscriptions {
         self.changed(self.control.enable(caller.actor(), id).await?)
     }
 
+    /// Disable a subscription
+    ///
+    /// Ingest answers 409. What was accepted before is held until it is enabled; for longer than the log is kept, it
+    /// ends `failed` with the error `subscription disabled`.
+    #[oai(path = "/subscriptions/:id/disable", method = "post", operation_id = "disableSubscription")]
+    async fn disable(
+        &self,
+        caller: Caller,
+        /// The subscription.
+        id: Path<Uuid>,
+    ) -> Result<Json<Subscription>, Problem> {
+        let id = self.own(&caller, id.0).await?;
+        self.changed(self.control.disable(caller.actor(), id).await?)
+    }
+
     /// Show the signing secret
     #[oai(path = "/subscriptions/:id/signing-secret", method = "get", operation_id = "getSigningSecret")]
     async fn signing_secret(

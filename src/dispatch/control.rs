@@ -149,6 +149,11 @@ impl Control {
         self.transition(by, Action::SubscriptionEnabled, id).await
     }
 
+    /// Takes no more events, and holds what was accepted before.
+    pub async fn disable(&self, by: Actor, id: SubscriptionId) -> Result<Transition, ChangeError> {
+        self.transition(by, Action::SubscriptionDisabled, id).await
+    }
+
     async fn transition(
         &self,
         by: Actor,
@@ -158,9 +163,11 @@ impl Control {
         let after = self.change(by, action, id, transition(action)).await?;
         let Some(after) = after else { return Ok(Transition::NotFound) };
         Ok(match after.subscription.status {
-            SubscriptionStatus::Disabled => Transition::Disabled,
+            SubscriptionStatus::Disabled if action != Action::SubscriptionDisabled => Transition::Disabled,
             SubscriptionStatus::Paused if action == Action::SubscriptionEnabled => Transition::Paused,
-            SubscriptionStatus::Active | SubscriptionStatus::Paused => Transition::Done(Box::new(after)),
+            SubscriptionStatus::Active | SubscriptionStatus::Paused | SubscriptionStatus::Disabled => {
+                Transition::Done(Box::new(after))
+            }
         })
     }
 
@@ -263,13 +270,14 @@ async fn make(
 fn transition(action: Action) -> impl Fn(&mut Subscription) + Send + 'static {
     use SubscriptionStatus::{Active, Disabled, Paused};
     let (from, to) = match action {
-        Action::SubscriptionPaused => (Active, Paused),
-        Action::SubscriptionEnabled => (Disabled, Active),
-        _ => (Paused, Active),
+        Action::SubscriptionPaused => (&[Active][..], Paused),
+        Action::SubscriptionEnabled => (&[Disabled][..], Active),
+        Action::SubscriptionDisabled => (&[Active, Paused][..], Disabled),
+        _ => (&[Paused][..], Active),
     };
     move |subscription| {
         // A person's wish stands over a reason of the machine's.
-        if subscription.status == from {
+        if from.contains(&subscription.status) {
             subscription.status = to;
             subscription.status_reason = None;
         }

@@ -21,6 +21,7 @@ const ROUTES: &[(&str, &str)] = &[
     ("POST", "/subscriptions/{}/pause"),
     ("POST", "/subscriptions/{}/resume"),
     ("POST", "/subscriptions/{}/enable"),
+    ("POST", "/subscriptions/{}/disable"),
     ("POST", "/subscriptions/{}/test"),
     ("GET", "/subscriptions/{}/signing-secret"),
     ("POST", "/subscriptions/{}/signing-secret/rotate"),

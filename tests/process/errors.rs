@@ -28,6 +28,7 @@ async fn refusals_are_problems(backend: Backend) {
         ("POST", format!("/subscriptions/{NOBODY}/pause"), &[404]),
         ("POST", format!("/subscriptions/{NOBODY}/resume"), &[404]),
         ("POST", format!("/subscriptions/{NOBODY}/enable"), &[404]),
+        ("POST", format!("/subscriptions/{NOBODY}/disable"), &[404]),
         ("POST", format!("/subscriptions/{NOBODY}/test"), &[404]),
         ("GET", format!("/subscriptions/{NOBODY}/signing-secret"), &[404]),
         ("POST", format!("/subscriptions/{NOBODY}/signing-secret/rotate"), &[404]),

@@ -173,7 +173,7 @@ async fn a_tenants_key_opens_what_is_its_own(backend: Backend) {
     acme.post_json("/subscriptions/", refused).await.expect(403);
 
     acme.put_json(format!("/subscriptions/{id}"), json!({"description": "mine"})).await.expect(200);
-    for act in ["pause", "resume", "enable", "signing-secret/rotate"] {
+    for act in ["pause", "resume", "disable", "enable", "signing-secret/rotate"] {
         acme.post(format!("/subscriptions/{id}/{act}")).await.expect(200);
     }
     acme.get(format!("/subscriptions/{id}/signing-secret")).await.expect(200);

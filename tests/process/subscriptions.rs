@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Backend, Client, Posthorn, on_both_databases};
+use crate::support::{Answer, Backend, Client, Posthorn, Receiver, Reply, on_both_databases};
 
 on_both_databases!(
     created_with_defaults,
@@ -11,6 +11,7 @@ on_both_databases!(
     changed_in_part,
     what_is_shown_can_be_put_back,
     what_is_paused_is_resumed_and_not_enabled,
+    what_is_disabled_is_held_until_it_is_enabled,
     deleted_for_good,
     slash_at_the_end_makes_no_difference,
     survives_a_restart,
@@ -220,6 +221,41 @@ async fn what_is_paused_is_resumed_and_not_enabled(backend: Backend) {
     assert_eq!(client.subscription(&id).await["status"], "paused");
     client.post(format!("/subscriptions/{id}/resume")).await.expect(200);
     client.post(format!("/subscriptions/{id}/enable")).await.expect(200);
+}
+
+async fn what_is_disabled_is_held_until_it_is_enabled(backend: Backend) {
+    let posthorn = Posthorn::start(backend).await;
+    let client = posthorn.client();
+    let receiver = Receiver::always(Reply::status(200)).await;
+    for before in ["pause", "resume"] {
+        let id = client.subscribe(&receiver.url("/"), json!({})).await.id;
+        client.post(format!("/subscriptions/{id}/pause")).await.expect(200);
+        let delivery = client.ingest(&id, json!(before)).await;
+        let seen = receiver.requests().len();
+        if before == "resume" {
+            client.post(format!("/subscriptions/{id}/resume")).await.expect(200);
+            receiver.ended(seen + 1).await;
+        }
+        for _ in 0..2 {
+            let disabled = client.post(format!("/subscriptions/{id}/disable")).await.expect(200).json;
+            assert_eq!((&disabled["status"], &disabled["status_reason"]), (&json!("disabled"), &json!(null)));
+        }
+        let refused = client.post_json(format!("/ingest/{id}"), json!(2)).await.expect(409);
+        assert_eq!(refused.json["type"], "/problems/subscription-disabled");
+        for act in ["pause", "resume"] {
+            client.post(format!("/subscriptions/{id}/{act}")).await.expect(409);
+        }
+        if before == "pause" {
+            let held = client.delivery(&delivery).await;
+            assert_eq!(held["waiting_for"]["reason"], "disabled", "{held}");
+        }
+        client.post(format!("/subscriptions/{id}/enable")).await.expect(200);
+        client.delivery_in(&delivery, "success").await;
+        client.ingest(&id, json!("after")).await;
+        receiver.ended(seen + 2).await;
+        let audit = client.get("/audit?limit=100").await.expect(200).json.to_string();
+        assert!(audit.contains("subscription.disabled"), "{audit}");
+    }
 }
 
 async fn deleted_for_good(backend: Backend) {

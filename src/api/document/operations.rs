@@ -66,6 +66,7 @@ fn problems(operation: &str) -> Vec<&'static [Kind]> {
         "pauseSubscription" | "resumeSubscription" => {
             vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], SECRET]
         }
+        "disableSubscription" => vec![GUARDED, CHANGED, NAMED, SECRET],
         "enableSubscription" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionPaused], SECRET],
         "sendTestEvent" => vec![GUARDED, CHANGED, NAMED, &[Kind::SubscriptionDisabled], HANDED_IN],
         "replayDelivery" => {

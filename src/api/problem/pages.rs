@@ -72,7 +72,7 @@ const fn explain(kind: Kind) -> &'static str {
              silent for 30 seconds. Send it again over a better line."
         }
         Kind::SubscriptionDisabled => {
-            "The subscription is disabled, so it takes no events: its endpoint answered 410, or failed for \
+            "The subscription is disabled, so it takes no events: somebody disabled it, its endpoint answered 410, or it failed for \
              too long without one success. POST /subscriptions/{id}/enable takes it up again."
         }
         Kind::SubscriptionPaused => {
