@@ -40,6 +40,26 @@ async fn beside(database: &Arc<Database>, settings: &[(&str, &str)]) -> (Proxy, 
     (proxy, node)
 }
 
+/// So many more nodes, straight at the database.
+async fn others(database: &Arc<Database>, count: usize, settings: &[(&str, &str)]) -> Vec<Posthorn> {
+    join_all((0..count).map(|_| Posthorn::start_on(Arc::clone(database), settings))).await
+}
+
+/// Waits until each of so many nodes has its share of the slots.
+async fn shared_by(nodes: usize, node: &Posthorn) {
+    eventually("each has its share", async || {
+        let cluster = node.client().get("/cluster").await.json;
+        let shown = cluster["nodes"].as_array().unwrap().iter();
+        let slots: Vec<_> = shown.map(|node| node["slots"].as_array().unwrap().len()).collect();
+        if slots.len() == nodes && slots.iter().all(|held| *held >= 256 / nodes) {
+            Ok(())
+        } else {
+            Err(cluster.to_string())
+        }
+    })
+    .await;
+}
+
 /// One event is accepted and received within what a silent connection may cost.
 async fn goes_through(line: &Line, what: &str) {
     let (seen, began) = (line.receiver.requests().len(), Instant::now());
@@ -129,21 +149,8 @@ async fn an_outage_without_a_word_is_told_once_and_got_over() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_three_nodes_is_struck() {
     let (database, proxy, struck) = through_a_proxy(SETTINGS).await;
-    let others = [
-        Posthorn::start_on(Arc::clone(&database), SETTINGS).await,
-        Posthorn::start_on(Arc::clone(&database), SETTINGS).await,
-    ];
-    eventually("each has its share", async || {
-        let cluster = struck.client().get("/cluster").await.json;
-        let nodes = cluster["nodes"].as_array().unwrap().iter();
-        let slots: Vec<_> = nodes.map(|node| node["slots"].as_array().unwrap().len()).collect();
-        if slots.len() == 3 && slots.iter().all(|held| *held >= 85) {
-            Ok(())
-        } else {
-            Err(cluster.to_string())
-        }
-    })
-    .await;
+    let others = others(&database, 2, SETTINGS).await;
+    shared_by(3, &struck).await;
     let mut lines = Vec::new();
     for number in 0..12 {
         let node = if number % 2 == 0 { &struck } else { &others[0] };
@@ -163,18 +170,28 @@ async fn one_of_three_nodes_is_struck() {
         proxy.forget_one(number);
         goes_through(&lines[0], "one of one node's").await;
     }
-    // Cut off for longer than its lease: the others send for what was its own.
-    proxy.cut();
-    // Those with an odd number are handed in at another.
-    join_all(lines.iter().skip(1).step_by(2).map(|line| goes_through(line, "at another node"))).await;
-    struck.client().get("/health/ready").await.expect(503);
-    tokio::time::sleep(LEASE).await;
-    proxy.heal();
-    let healed = Instant::now();
-    for line in &lines {
-        line.accepted(1).await;
+    // For longer than its lease: the others send for what was its own.
+    type Act = fn(&Proxy);
+    let faults: [(&str, Act, Act); 4] = [
+        ("cut off", Proxy::cut, Proxy::heal),
+        ("without answers", Proxy::swallow_answers, Proxy::heal),
+        ("without answers, and broken off", Proxy::swallow_answers, Proxy::break_off),
+        ("late", Proxy::freeze, Proxy::thaw),
+    ];
+    for (fault, begin, end) in faults {
+        shared_by(3, &others[0]).await;
+        begin(&proxy);
+        // Those with an odd number are handed in at another.
+        join_all(lines.iter().skip(1).step_by(2).map(|line| goes_through(line, fault))).await;
+        struck.client().get("/health/ready").await.expect(503);
+        tokio::time::sleep(LEASE).await;
+        end(&proxy);
+        let ended = Instant::now();
+        for line in &lines {
+            line.accepted(1).await;
+        }
+        assert!(ended.elapsed() < GOES_ON + SLACK, "{fault}: went on {:?} after the end", ended.elapsed());
     }
-    assert!(healed.elapsed() < GOES_ON + SLACK, "went on {:?} after the end", healed.elapsed());
     for line in &lines {
         line.in_order();
     }
@@ -244,9 +261,17 @@ async fn a_pooler_stands_between() {
 /// Sessions that a standby or a setting left unable to write are not used again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sessions_that_only_read_are_replaced() {
+    for nodes in [1, 3] {
+        only_read(nodes).await;
+    }
+}
+
+async fn only_read(nodes: usize) {
     let server = Server::start();
     let database = Arc::new(Database::create_on(server.url().parse().unwrap()).await);
     let posthorn = Posthorn::start_on(Arc::clone(&database), SETTINGS).await;
+    let _others = others(&database, nodes - 1, SETTINGS).await;
+    shared_by(nodes, &posthorn).await;
     let line = Line::start(&posthorn).await;
     line.accepted(3).await;
     let name = database.url().rsplit_once('/').unwrap().1.to_owned();
@@ -282,8 +307,10 @@ async fn sessions_that_only_read_are_replaced() {
 /// The commit goes through, its answer is lost for longer than its client waits, and nobody asks again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_stored_unheard_is_sent() {
-    for asks_again in [true, false] {
+    for (asks_again, nodes) in [(true, 1), (false, 1), (true, 3), (false, 3)] {
         let (database, proxy, posthorn) = through_a_proxy(SETTINGS).await;
+        let _others = others(&database, nodes - 1, SETTINGS).await;
+        shared_by(nodes, &posthorn).await;
         let line = Line::start(&posthorn).await;
         line.accepted(3).await;
         let other = Line::start(&posthorn).await;
@@ -318,7 +345,8 @@ async fn what_was_stored_unheard_is_sent() {
             other.accepted(1).await;
         }
         line.receiver.arrived(usize::try_from(rows).unwrap()).await;
-        assert!(healed.elapsed() < GOES_ON, "asks again: {asks_again}: sent after {:?}", healed.elapsed());
+        let sent = healed.elapsed();
+        assert!(sent < GOES_ON, "asks again: {asks_again}, {nodes} nodes: sent after {sent:?}");
         let stored = database.number("SELECT count(*) FROM events").await;
         assert_eq!(stored, rows + i64::from(!asks_again), "once");
         line.in_order();
@@ -328,6 +356,12 @@ async fn what_was_stored_unheard_is_sent() {
 /// A node vanishes in the middle of a transaction that holds slots: another takes all of them over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn locks_of_a_node_that_vanished_are_given_up() {
+    for taking_over in [1, 2] {
+        vanishes(taking_over).await;
+    }
+}
+
+async fn vanishes(taking_over: usize) {
     let often = [
         ("POSTHORN_LEASE_SECONDS", "3"),
         ("POSTHORN_CIRCUIT_FAILURE_THRESHOLD", "1000"),
@@ -336,6 +370,7 @@ async fn locks_of_a_node_that_vanished_are_given_up() {
         ("WEBHOOK_MAX_RETRIES", "50"),
     ];
     let (database, proxy, mut gone) = through_a_proxy(&often).await;
+    let dead = gone.client().get("/cluster").await.expect(200).text("node");
     // Failures change the lane's health, for which it takes a transaction of several statements.
     let receiver = Receiver::always(Reply::status(500)).await;
     let url = receiver.url("/");
@@ -360,17 +395,18 @@ async fn locks_of_a_node_that_vanished_are_given_up() {
     proxy.forget();
     gone.kill().await;
     let began = Instant::now();
-    let other = Posthorn::start_on(Arc::clone(&database), SETTINGS).await;
-    let owned = "SELECT count(*) FROM slots WHERE until_ms > extract(epoch FROM now()) * 1000 \
-                 AND owner = (SELECT id FROM nodes ORDER BY seen_at_ms DESC LIMIT 1)";
+    let others = others(&database, taking_over, SETTINGS).await;
+    let owned = format!(
+        "SELECT count(*) FROM slots WHERE until_ms > extract(epoch FROM now()) * 1000 AND owner <> '{dead}'"
+    );
     eventually("all slots are taken", async || {
-        let count = database.number(owned).await;
+        let count = database.number(&owned).await;
         if count == 256 { Ok(()) } else { Err(format!("{count} are")) }
     })
     .await;
     println!("all slots were taken after {:?}", began.elapsed());
     assert!(began.elapsed() < LANE + Duration::from_secs(1), "it took {:?}", began.elapsed());
-    other.client().get("/health/ready").await.expect(200);
+    others[0].client().get("/health/ready").await.expect(200);
 }
 
 /// Somebody holds rows of slots that nobody holds: that is told in the log, by readiness, and of each delivery.
@@ -383,7 +419,10 @@ async fn slots_that_cannot_be_taken_are_told_of() {
     let slot = i64::from_str_radix(&id[34..], 16).unwrap();
     let mut holder = PgConnection::connect(&database.url()).await.unwrap();
     first.kill().await;
-    holder.execute(&*format!("BEGIN; SELECT FROM slots WHERE slot = {slot} FOR UPDATE")).await.unwrap();
+    holder
+        .execute(&*format!("BEGIN; SELECT FROM posthorn.slots WHERE slot = {slot} FOR UPDATE"))
+        .await
+        .unwrap();
     let second = Posthorn::start_on(Arc::clone(&database), SETTINGS).await;
     let client = second.client();
     let delivery = client.ingest(&id, json!(1)).await;
