@@ -255,6 +255,7 @@ pub fn store_settings(config: &Config) -> store::Settings {
         url: config.database_url.0.clone(),
         direct_url: config.database_listen_url.as_ref().map(|url| url.0.clone()),
         connections: config.database_connections,
+        schema: config.database_schema.clone(),
         lease: config.lease,
         encryption_key: config.encryption_key.clone(),
         previous_encryption_key: config.previous_encryption_key.clone(),

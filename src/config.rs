@@ -98,6 +98,8 @@ pub struct Config {
     pub database_url: Address,
     /// `DATABASE_LISTEN_URL`.
     pub database_listen_url: Option<Address>,
+    /// `POSTHORN_DATABASE_SCHEMA`.
+    pub database_schema: String,
     /// `POSTHORN_DATABASE_CONNECTIONS`.
     pub database_connections: Option<u32>,
     /// `REDIS_URL`.
@@ -163,6 +165,9 @@ const ADMIN_KEY_EXPECTED: &str =
 const DATABASE_EXPECTED: &str =
     "sqlite://PATH, a file since what is in memory ends with the process, or postgres://…";
 
+const SCHEMA_EXPECTED: &str =
+    "1 to 63 of the characters a-z, 0-9 and _, no digit first, and not pg_… or information_schema";
+
 /// The longest time that a configuration may ask for.
 const YEAR: Duration = Duration::from_hours(365 * 24);
 const SECOND: Duration = Duration::from_secs(1);
@@ -220,6 +225,7 @@ impl Config {
                     ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme))
                 })?
                 .map(Address),
+            database_schema: from.text("POSTHORN_DATABASE_SCHEMA", SCHEMA_EXPECTED, is_schema)?,
             database_connections: from.optional_number(
                 "POSTHORN_DATABASE_CONNECTIONS",
                 "a whole number",
@@ -376,6 +382,16 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// Whether it can be the name of a schema of PostgreSQL without quotes around it.
+fn is_schema(name: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    (1..=63).contains(&name.len())
+        && name.chars().all(is_plain)
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && !name.starts_with("pg_")
+        && name != "information_schema"
 }
 
 /// Whether it is the address of a database that outlives the process.

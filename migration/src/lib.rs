@@ -4,9 +4,9 @@
 //! differ. Times are whole milliseconds since the Unix epoch in columns ending with `_ms`: the same
 //! numbers in both, compared without a thought of zones or precision.
 
+pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
-pub use sea_orm_migration::{MigratorTrait, SchemaManager};
 
 mod m20261125_000001_deliveries;
 mod m20261125_000002_tenants;
@@ -29,6 +29,11 @@ mod m20261130_000016_request_headers;
 pub struct Migrator;
 
 impl MigratorTrait for Migrator {
+    /// Its own: other programs on the same database note theirs elsewhere.
+    fn migration_table_name() -> DynIden {
+        Alias::new("posthorn_migrations").into_iden()
+    }
+
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
         vec![
             Box::new(m20261125_000001_deliveries::Migration),
@@ -53,18 +58,23 @@ impl MigratorTrait for Migrator {
 
 /// Adds a column, unless a run that died before it was noted has added it: SQLite has no ADD COLUMN IF NOT EXISTS.
 async fn add_column(manager: &SchemaManager<'_>, table: &str, column: &str, sql: &str) -> Result<(), DbErr> {
-    if manager.has_column(table, column).await? {
-        return Ok(());
-    }
-    run(manager, &format!("ALTER TABLE {table} ADD COLUMN {column} {sql}")).await
+    let unless_there = match manager.get_database_backend() {
+        // The table may be in the schema of an older release.
+        DbBackend::Postgres => "IF NOT EXISTS ",
+        _ if manager.has_column(table, column).await? => return Ok(()),
+        _ => "",
+    };
+    run(manager, &format!("ALTER TABLE {table} ADD COLUMN {unless_there}{column} {sql}")).await
 }
 
 /// Removes a column, if it is there.
 async fn drop_column(manager: &SchemaManager<'_>, table: &str, column: &str) -> Result<(), DbErr> {
-    if !manager.has_column(table, column).await? {
-        return Ok(());
-    }
-    run(manager, &format!("ALTER TABLE {table} DROP COLUMN {column}")).await
+    let if_there = match manager.get_database_backend() {
+        DbBackend::Postgres => "IF EXISTS ",
+        _ if !manager.has_column(table, column).await? => return Ok(()),
+        _ => "",
+    };
+    run(manager, &format!("ALTER TABLE {table} DROP COLUMN {if_there}{column}")).await
 }
 
 /// Runs `sql`, its types put into the database's own words.

@@ -17,21 +17,15 @@ const COLUMNS: [(&str, &str, i64); 3] = [
 impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for (table, column, default) in COLUMNS {
-            // SQLite has no ADD COLUMN IF NOT EXISTS.
-            if !manager.has_column(table, column).await? {
-                let add =
-                    format!("ALTER TABLE {table} ADD COLUMN {column} {{long}} NOT NULL DEFAULT {default}");
-                crate::run(manager, &add).await?;
-            }
+            crate::add_column(manager, table, column, &format!("{{long}} NOT NULL DEFAULT {default}"))
+                .await?;
         }
         Ok(())
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         for (table, column, _) in COLUMNS {
-            if manager.has_column(table, column).await? {
-                crate::run(manager, &format!("ALTER TABLE {table} DROP COLUMN {column}")).await?;
-            }
+            crate::drop_column(manager, table, column).await?;
         }
         Ok(())
     }

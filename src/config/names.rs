@@ -3,7 +3,7 @@
 use super::read::SECRETS;
 
 /// Every setting, by its name in the environment. A test holds it against the fields of `Config`.
-pub(super) const NAMES: [&str; 35] = [
+pub(super) const NAMES: [&str; 36] = [
     "POSTHORN_PROFILE",
     "POSTHORN_LISTEN",
     "POSTHORN_BEHIND_PROXY",
@@ -13,6 +13,7 @@ pub(super) const NAMES: [&str; 35] = [
     "POSTHORN_TLS_KEY",
     "DATABASE_URL",
     "DATABASE_LISTEN_URL",
+    "POSTHORN_DATABASE_SCHEMA",
     "POSTHORN_DATABASE_CONNECTIONS",
     "REDIS_URL",
     "POSTHORN_ADMIN_KEY",

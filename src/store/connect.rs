@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::capacity::{self, Facts, Shares};
 use super::connections::{ACQUIRE_TIMEOUT, Connections, Kind, Making};
 use super::vault::Vault;
-use super::{Database, Error, Pool, Store, WriteTurn, disk, files};
+use super::{Database, Error, OwnSchema, Pool, Store, WriteTurn, disk, files};
 
 /// How to open the database. Its addresses may hold a password, so `Debug` shows none of it.
 #[derive(Clone)]
@@ -25,9 +25,10 @@ pub struct Settings {
     pub url: String,
     /// Of the same database, and not through a pooler, where `url` goes through one: for what needs a session.
     pub direct_url: Option<String>,
-    /// Connections to PostgreSQL, all together: [`DATABASE_CONNECTIONS_MIN`](posthorn_domain::limits::DATABASE_CONNECTIONS_MIN) at least; none: as many as
-    /// are of use and allowed.
+    /// Connections to PostgreSQL, all together, 6 at least; none: as many as are of use and allowed.
     pub connections: Option<u32>,
+    /// The schema that the tables are in, on PostgreSQL: a plain word.
+    pub schema: String,
     /// How long a node that is not heard of keeps its slots: what dies without a word has to be given up well within.
     pub lease: Duration,
     /// What secrets are encrypted with; none: they are stored in clear.
@@ -45,12 +46,13 @@ impl std::fmt::Debug for Settings {
 impl Settings {
     /// A database that is reached directly.
     #[must_use]
-    pub const fn at(url: String) -> Self {
+    pub fn at(url: String) -> Self {
         let lease = Duration::from_secs(15);
         Self {
             url,
             direct_url: None,
             connections: None,
+            schema: "posthorn".to_owned(),
             lease,
             encryption_key: None,
             previous_encryption_key: None,
@@ -157,7 +159,7 @@ impl Store {
             .disable_statement_logging();
         let direct_url = settings.direct_url.as_ref().unwrap_or(&settings.url).as_str();
         // Beside the pools, which would not say why they have no connection.
-        let facts = timeout(CONNECT_PATIENCE, look_at(&options))
+        let (facts, own_schema) = timeout(CONNECT_PATIENCE, look_at(&options, &settings.schema))
             .await
             .unwrap_or_else(|_| Err(Error::Unavailable("DATABASE_URL: no answer in time".to_owned())))?;
         check_encoding(&facts)?;
@@ -166,7 +168,8 @@ impl Store {
             None => facts.connections(settings.connections)?,
         });
         let session = |of_kind| {
-            format!("{of_kind}; {}", silence((settings.lease / SILENCE_SHARE).max(SILENCE_MIN))).into()
+            let silence = silence((settings.lease / SILENCE_SHARE).max(SILENCE_MIN));
+            format!("{of_kind}; {silence}; {}", own_schema.search_path()).into()
         };
         let (general, hot) = (session(GENERAL_SESSION), session(HOT_SESSION));
         let connections = Connections::to_postgres(Making { options, general, hot, shares });
@@ -176,7 +179,7 @@ impl Store {
             patient: orm.within(PATIENT_DEADLINE),
             orm,
             lanes: Database::new(connections.clone(), Kind::Hot, settings.hot_deadline()),
-            pool: Pool::Postgres { direct_url: direct_url.into() },
+            pool: Pool::Postgres { direct_url: direct_url.into(), own_schema },
             connections,
             turn: WriteTurn(None),
             transactions: Arc::new(Semaphore::new(shares.transactions())),
@@ -190,7 +193,7 @@ impl Store {
     pub async fn ready(&self) -> Result<(), Error> {
         let ask = match self.orm.get_database_backend() {
             // A session that is read-only answers questions. This changes nothing, and is refused by one.
-            DbBackend::Postgres => "DELETE FROM seaql_migrations WHERE false",
+            DbBackend::Postgres => "DELETE FROM posthorn_migrations WHERE false",
             DbBackend::Sqlite | DbBackend::MySql => "SELECT 1",
         };
         self.lanes.execute_unprepared(ask).await?;
@@ -228,12 +231,13 @@ impl Store {
     }
 }
 
-async fn look_at(options: &PgConnectOptions) -> Result<Facts, Error> {
+async fn look_at(options: &PgConnectOptions, schema: &str) -> Result<(Facts, OwnSchema), Error> {
     let mut connection = PgConnection::connect_with(options).await.map_err(Error::of_start)?;
     let facts = Facts::ask(&mut connection).await.map_err(Error::of_start)?;
+    let own_schema = OwnSchema::look(schema, &mut connection).await.map_err(Error::of_start)?;
     // With a word, so that the server counts it no more when the pools begin.
     connection.close().await.map_err(Error::of_start)?;
-    Ok(facts)
+    Ok((facts, own_schema))
 }
 
 /// Texts are any characters of Unicode: a database that cannot store them would refuse an event now and then.

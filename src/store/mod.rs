@@ -34,6 +34,7 @@ pub mod lanes;
 mod lock;
 pub mod notices;
 pub mod outcomes;
+mod own_schema;
 pub mod retention;
 mod schema;
 mod secrets;
@@ -63,6 +64,7 @@ pub use deliveries::{Change, Payload, Replayed};
 pub use delivery_list::{DeliveryFilter, DeliveryList};
 pub use error::Error;
 pub use lock::InstanceLock;
+use own_schema::OwnSchema;
 pub use secrets::{Resealed, SealOptions, Sealed};
 pub use stats::{Stats, WINDOW as STATS_WINDOW};
 pub use subscriptions::{
@@ -96,6 +98,7 @@ enum Pool {
     Postgres {
         /// Where a connection of one's own can be had.
         direct_url: Arc<str>,
+        own_schema: OwnSchema,
     },
     Sqlite(SqlitePool),
 }

@@ -6,11 +6,13 @@
 
 use std::time::Duration;
 
-use posthorn_migration::{Migrator, MigratorTrait as _, SchemaManager};
-use sea_orm::{ConnectionTrait as _, Statement, TransactionTrait as _};
+use posthorn_migration::{Migrator, MigratorTrait as _};
+use sea_orm::{ConnectionTrait as _, DbErr, Statement, TransactionTrait as _};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::error::{is_forbidden, is_held_up};
+use super::own_schema::{Legacy, OwnSchema, STEPS, has_table};
 use super::{Error, Pool, Store};
 
 /// Others stand still for as long.
@@ -20,19 +22,30 @@ const PAUSE: Duration = Duration::from_millis(800);
 /// After it the start fails: a table that somebody holds for so long is not given back soon.
 const STEP_PATIENCE: Duration = Duration::from_mins(1);
 
+/// What is changed in one transaction.
+#[derive(Clone, Copy)]
+enum Work<'a> {
+    /// What an older release left is taken over.
+    TakeOver(&'a Legacy),
+    /// The next step, which has this name.
+    Step(&'a str),
+}
+
 impl Store {
     /// Brings the schema up to date; an error where it is newer than this program, or where another session
     /// holds a table for longer than a minute. A schema that is up to date needs no right to change it.
     pub async fn migrate_up(&self) -> Result<(), Error> {
         let pending: Vec<_> = self.migrations().await?.into_iter().filter(|(_, applied)| !applied).collect();
-        if pending.is_empty() {
-            return Ok(());
+        let legacy = Legacy::look(self).await?;
+        if legacy.may_move || !has_table(&self.orm.unbounded(), STEPS).await? {
+            self.change(Work::TakeOver(&legacy)).await?;
         }
         match &self.pool {
+            Pool::Sqlite(_) if pending.is_empty() => {}
             Pool::Sqlite(_) => Migrator::up(&self.orm.unbounded(), None).await?,
             Pool::Postgres { .. } => {
                 for (step, _) in pending {
-                    self.apply_next(&step).await?;
+                    self.change(Work::Step(&step)).await?;
                 }
             }
         }
@@ -70,41 +83,61 @@ impl Store {
 
     /// The steps that were applied, in order.
     async fn applied(&self) -> Result<Vec<String>, Error> {
-        let orm = self.orm.unbounded();
-        if !SchemaManager::new(&orm).has_table("seaql_migrations").await? {
-            return Ok(Vec::new());
+        if !has_table(&self.orm.unbounded(), STEPS).await? {
+            return Ok(Legacy::look(self).await?.steps);
         }
-        let ask = "SELECT version FROM seaql_migrations ORDER BY version";
+        let ask = format!("SELECT version FROM {STEPS} ORDER BY version");
         let rows = self.orm.query_all(Statement::from_string(self.orm.get_database_backend(), ask)).await?;
         rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
     }
 
-    /// Applies the next step, whose name is `step`, in a transaction of its own.
-    async fn apply_next(&self, step: &str) -> Result<(), Error> {
+    /// The schemas that sessions look into; none on SQLite.
+    pub(super) fn own_schema(&self) -> Option<&OwnSchema> {
+        match &self.pool {
+            Pool::Postgres { own_schema, .. } => Some(own_schema),
+            Pool::Sqlite(_) => None,
+        }
+    }
+
+    /// Makes a change of the schema in a transaction of its own.
+    async fn change(&self, work: Work<'_>) -> Result<(), Error> {
+        let what = match work {
+            Work::TakeOver(_) => "the schema of its own",
+            Work::Step(name) => name,
+        };
         let deadline = Instant::now() + STEP_PATIENCE;
         loop {
             let tx = self.orm.unbounded().begin().await?;
-            tx.execute_unprepared(LOCK_TIMEOUT).await?;
-            let Err(error) = Migrator::up(&tx, Some(1)).await else {
+            if self.is_shared() {
+                tx.execute_unprepared(LOCK_TIMEOUT).await?;
+            }
+            let done = match work {
+                Work::TakeOver(legacy) => legacy.take_over(&tx, self.own_schema()).await,
+                Work::Step(_) => Migrator::up(&tx, Some(1)).await,
+            };
+            let Err(error) = done else {
                 return Ok(tx.commit().await?);
             };
             tx.rollback().await?;
-            if super::error::is_forbidden(&error) {
+            if let DbErr::Custom(reason) = error {
+                return Err(Error::Unusable(reason));
+            }
+            if is_forbidden(&error) {
                 return Err(Error::Unusable(format!(
                     "DATABASE_URL: expected a role that may change the schema, which is not up to date ({error}): \
                      run posthorn migrate up as its owner"
                 )));
             }
-            if !super::error::is_held_up(&error) {
+            if !is_held_up(&error) {
                 return Err(error.into());
             }
             if Instant::now() >= deadline {
                 return Err(Error::Unusable(format!(
                     "DATABASE_URL: the schema cannot be brought up to date, since another session keeps hold of a \
-                     table that {step} changes (pg_stat_activity shows which)"
+                     table that is to be changed for {what} (pg_stat_activity shows which)"
                 )));
             }
-            info!(step, "the schema waits for another session's lock");
+            info!(what, "the schema waits for another session's lock");
             tokio::time::sleep(PAUSE).await;
         }
     }

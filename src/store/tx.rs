@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Changes nothing, but waits until no other process writes to the file, such as a command beside the service. A
 /// transaction that has read before it writes is refused where another wrote meanwhile.
-const TAKE_THE_FILE: &str = "DELETE FROM seaql_migrations WHERE false";
+const TAKE_THE_FILE: &str = "DELETE FROM posthorn_migrations WHERE false";
 
 /// The work inside a transaction.
 pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + Send + 'tx>>;

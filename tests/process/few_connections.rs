@@ -33,7 +33,8 @@ impl Place {
         let database = Arc::new(Database::create_on(server.url().parse().unwrap()).await);
         database.execute(&format!("CREATE ROLE app LOGIN {options}")).await;
         if owner {
-            database.execute("ALTER SCHEMA public OWNER TO app").await;
+            let name = database.url().rsplit_once('/').unwrap().1.to_owned();
+            database.execute(&format!("GRANT CREATE ON DATABASE {name} TO app")).await;
         }
         let url = database.url().replace("postgres@", "app@");
         Self { database, url, _server: server }
@@ -138,10 +139,9 @@ async fn rows_are_enough_where_the_schema_is_current() {
     let refused = run(&place.database, &["serve"], &[url]).await;
     refused.refused("DATABASE_URL: expected a role that may");
 
-    place
-        .database
-        .execute("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO app")
-        .await;
+    place.database.execute("GRANT USAGE ON SCHEMA posthorn TO app").await;
+    let rights = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA posthorn";
+    place.database.execute(&format!("GRANT {rights} TO app")).await;
     let posthorn = place.start(&[]).await;
     let receiver = Receiver::always(Reply::status(200)).await;
     let id = posthorn.client().subscribe(&receiver.url("/"), json!({})).await.id;

@@ -16,6 +16,7 @@ on_both_databases![
     a_newer_step_keeps_what_is_stored,
     a_step_that_was_not_noted_runs_again,
     a_newer_schema_is_refused,
+    an_older_release_is_taken_over,
     a_second_process_is_refused,
     subscriptions_come_back_as_they_were,
 ];
@@ -62,7 +63,8 @@ async fn a_step_that_was_not_noted_runs_again(backend: Backend) {
     let world = World::new(backend).await;
     let change = |settings: &mut TenantSettings| settings.max_in_flight = Some(3);
     let stored = world.store.update_tenant(Tenant::default(), STAMP, change).await.unwrap();
-    let forget = "DELETE FROM seaql_migrations WHERE version = (SELECT max(version) FROM seaql_migrations)";
+    let forget =
+        "DELETE FROM posthorn_migrations WHERE version = (SELECT max(version) FROM posthorn_migrations)";
     world.database.execute(forget).await;
     assert!(world.store.migrations().await.unwrap().iter().any(|(_, applied)| !applied));
     world.store.migrate_up().await.unwrap();
@@ -103,7 +105,7 @@ async fn a_step_that_waits_keeps_nobody_waiting() {
 /// A later version has been here.
 async fn a_newer_schema_is_refused(backend: Backend) {
     let world = World::new(backend).await;
-    world.database.execute("INSERT INTO seaql_migrations VALUES ('m29991231_000001_later', 0)").await;
+    world.database.execute("INSERT INTO posthorn_migrations VALUES ('m29991231_000001_later', 0)").await;
     for refused in [
         world.store.migrate_up().await.unwrap_err(),
         world.store.migrate_down(1).await.unwrap_err(),
@@ -149,4 +151,63 @@ async fn subscriptions_come_back_as_they_were(backend: Backend) {
     assert_eq!(update.before, stored);
     assert_eq!(update.after.subscription.config.description, None);
     assert_eq!(update.after.subscription.version, 2);
+}
+
+/// What a release up to 0.1 left: the tables where everybody looks, and the steps in a table that others use as well.
+async fn an_older_release_is_taken_over(backend: Backend) {
+    let world = World::new(backend).await;
+    let stored = subscription();
+    world.store.insert_subscription(&stored, None, STAMP).await.unwrap();
+    as_an_older_release(&world.database, backend).await;
+    world.database.execute("INSERT INTO seaql_migrations VALUES ('m20200101_000001_theirs', 0)").await;
+
+    let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied), "they are known");
+    store.migrate_up().await.unwrap();
+    let view = store.subscription_view(stored.id).await.unwrap().unwrap();
+    assert_eq!(view.subscription, stored);
+    assert_eq!(world.database.number("SELECT count(*) FROM seaql_migrations").await, 1, "theirs is left");
+    if backend == Backend::Postgres {
+        let elsewhere =
+            "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'seaql_migrations'";
+        assert_eq!(world.database.number(elsewhere).await, 0, "all of ours were moved");
+    }
+    assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
+    store.migrate_up().await.unwrap();
+}
+
+/// While a node of the older release is at work its tables stay where they are, and both work on them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_release_at_work_is_left_where_it_is() {
+    let world = World::new(Backend::Postgres).await;
+    let stored = subscription();
+    world.store.insert_subscription(&stored, None, STAMP).await.unwrap();
+    let steps = u32::try_from(world.store.migrations().await.unwrap().len()).unwrap();
+    world.store.migrate_down(2).await.unwrap();
+    as_an_older_release(&world.database, Backend::Postgres).await;
+    let works = "UPDATE public.slots SET owner = gen_random_uuid(), until_ms = extract(epoch FROM now()) * 1000 + 60000";
+    world.database.execute(works).await;
+
+    let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    store.migrate_up().await.unwrap();
+    assert_eq!(world.database.number("SELECT count(*) FROM public.subscriptions").await, 1);
+    assert_eq!(store.migrations().await.unwrap().len(), usize::try_from(steps).unwrap());
+    assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
+    assert_eq!(store.subscription_view(stored.id).await.unwrap().unwrap().subscription, stored);
+    // Its last node is gone.
+    world.database.execute("UPDATE public.slots SET owner = NULL").await;
+    let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    store.migrate_up().await.unwrap();
+    assert_eq!(world.database.number("SELECT count(*) FROM posthorn.subscriptions").await, 1);
+    assert_eq!(store.subscription_view(stored.id).await.unwrap().unwrap().subscription, stored);
+}
+
+async fn as_an_older_release(database: &Database, backend: Backend) {
+    if backend == Backend::Postgres {
+        let move_back = "DO $$ DECLARE t text; BEGIN FOR t IN SELECT tablename FROM pg_tables WHERE schemaname = 'posthorn' \
+                         LOOP EXECUTE format('ALTER TABLE posthorn.%I SET SCHEMA public', t); END LOOP; END $$";
+        database.execute(move_back).await;
+        database.execute("DROP SCHEMA posthorn").await;
+    }
+    database.execute("ALTER TABLE posthorn_migrations RENAME TO seaql_migrations").await;
 }

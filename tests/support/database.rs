@@ -160,8 +160,12 @@ async fn administer(server: &url::Url, statement: &str) -> sqlx::Result<()> {
     connection.close().await
 }
 
+/// It looks where the program does, and where older ones did.
 async fn connect(url: &url::Url) -> PgConnection {
-    PgConnection::connect(url.as_str()).await.expect("a connection to the test's database")
+    let connection = PgConnection::connect(url.as_str()).await;
+    let mut connection = connection.expect("a connection to the test's database");
+    connection.execute("SET search_path TO posthorn, public").await.expect("a setting of every session");
+    connection
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
