@@ -19,6 +19,8 @@ mod support;
 
 mod audit;
 mod backlog;
+mod balancers;
+mod beside_others;
 mod changes;
 mod changes_in_flight;
 mod changes_under_load;

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::Client;
 
-/// What is allowed in any case. Without optimisation the attack, the server and whoever measures use up two cores among
-/// them, so that only a release build is held to what is promised.
-pub(crate) const ALLOWED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 250 } else { 50 });
+/// What is allowed in any case. Without optimisation the attack, the server and the client that measures use up two
+/// cores among them, beside other tests, so that only a release build is held to what is promised.
+pub(crate) const ALLOWED: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 50 });
 
 /// The median beside is at most twice that alone, and the 99th of a hundred at most five times; or within what is
 /// allowed in any case.

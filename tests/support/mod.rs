@@ -4,6 +4,7 @@
 //! Nothing here sleeps for things to settle: every wait has a deadline and says what it saw.
 
 pub(crate) mod beside;
+pub(crate) mod busyness;
 pub(crate) mod client;
 pub(crate) mod command;
 pub(crate) mod database;

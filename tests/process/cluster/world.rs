@@ -9,6 +9,7 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::support::busyness::Busyness;
 use crate::support::server::PROGRAM;
 use crate::support::{Backend, Client, Database, Posthorn, Received, Receiver, Reply, eventually};
 
@@ -26,6 +27,7 @@ pub(super) struct World {
     pub(super) subscriptions: Vec<String>,
     /// Of the nodes that take events now.
     pub(super) clients: watch::Sender<Vec<Client>>,
+    busyness: Busyness,
 }
 
 /// What the endpoint saw of a load.
@@ -69,6 +71,7 @@ impl World {
             receiver: Receiver::always(Reply::status(200)).await,
             subscriptions: Vec::new(),
             clients: watch::Sender::default(),
+            busyness: Busyness::watch(),
             database,
         };
         for _ in 0..nodes {
@@ -106,6 +109,12 @@ impl World {
             if even { Ok(()) } else { Err(format!("{shares:?}")) }
         })
         .await;
+    }
+
+    /// Fails where something took longer than `limit`, as far as the machine did nothing else.
+    pub(super) fn check_within(&self, limit: Duration, what: &str, took: Duration) {
+        let allowed = self.busyness.allows(limit);
+        assert!(took < allowed, "{what} for {took:?}, and at most {allowed:?} is allowed");
     }
 
     /// Events for all subscriptions until it is ended.
