@@ -37,14 +37,15 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use poem::http::uri::Scheme;
+use poem::http::{HeaderValue, header};
 use poem::web::{LocalAddr, RemoteAddr};
 use poem::{Addr, Endpoint, Request, Response};
 use posthorn_domain::connections::{Caps, Crowd, Holder};
 use posthorn_domain::transfer::Pace;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -181,7 +182,7 @@ async fn serve_within<E>(
 {
     let endpoint = Arc::new(endpoint);
     let acceptor = tls.map(|tls| tls.acceptor.clone());
-    let graceful = GracefulShutdown::new();
+    let (stopping, stopped) = watch::channel(false);
     let connections = Connections::new(limits.bounds);
     let mut tasks = JoinSet::new();
     let mut stop = pin!(stop);
@@ -200,7 +201,7 @@ async fn serve_within<E>(
         match connections.enter(Holder::of_address(peer.ip()), limits.times, now) {
             Ok(entry) => {
                 let connection =
-                    Connection::new(limits, &stream, peer, endpoint.clone(), graceful.watcher(), entry);
+                    Connection::new(limits, &stream, peer, endpoint.clone(), stopped.clone(), entry);
                 let client = connection.entry.client.clone();
                 client.runs_in(tasks.spawn(connection.serve(stream, acceptor.clone())));
             }
@@ -210,7 +211,13 @@ async fn serve_within<E>(
         }
     }
     drop(listener);
-    if timeout(drain_time, graceful.shutdown()).await.is_err() {
+    stopping.send_replace(true);
+    let drained = async {
+        while let Some(ended) = tasks.join_next().await {
+            report(ended);
+        }
+    };
+    if timeout(drain_time, drained).await.is_err() {
         tracing::warn!(connections = tasks.len(), "requests in flight were cut off");
     }
     tasks.shutdown().await;
@@ -255,7 +262,8 @@ struct Connection<E> {
     local: LocalAddr,
     scheme: Scheme,
     endpoint: Arc<E>,
-    watcher: Watcher,
+    /// True once the server stops.
+    stopped: watch::Receiver<bool>,
     entry: Entry,
 }
 
@@ -268,7 +276,7 @@ where
         stream: &TcpStream,
         peer: SocketAddr,
         endpoint: Arc<E>,
-        watcher: Watcher,
+        stopped: watch::Receiver<bool>,
         entry: Entry,
     ) -> Self {
         // Answers are small and whole: nothing is gained by waiting for more.
@@ -279,7 +287,7 @@ where
         let local = stream
             .local_addr()
             .map_or_else(|_| LocalAddr::default(), |local| LocalAddr(Addr::SocketAddr(local)));
-        Self { limits, remote, local, scheme: Scheme::HTTP, endpoint, watcher, entry }
+        Self { limits, remote, local, scheme: Scheme::HTTP, endpoint, stopped, entry }
     }
 
     async fn serve(self, stream: TcpStream, acceptor: Option<TlsAcceptor>) {
@@ -291,17 +299,22 @@ where
     }
 
     async fn converse(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static) {
-        let Self { limits, remote, local, scheme, endpoint, watcher, entry } = self;
+        let Self { limits, remote, local, scheme, endpoint, mut stopped, entry } = self;
+        let is_stopped = stopped.clone();
         let client = &entry.client;
         let refused = Refused::default();
         let noted = refused.clone();
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let mut request = Request::from((request, local.clone(), remote.clone(), scheme.clone()));
             let (endpoint, noted, client) = (endpoint.clone(), noted.clone(), client.clone());
+            let is_stopped = is_stopped.clone();
             client.serves();
             request.extensions_mut().insert(client.clone());
             async move {
-                let answer = endpoint.get_response(request).await;
+                let mut answer = endpoint.get_response(request).await;
+                if *is_stopped.borrow() {
+                    answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
                 noted.note(answer.status().is_client_error());
                 let answer = hyper::Response::<BoxBody<Bytes, io::Error>>::from(answer);
                 client.answers(answer.body().size_hint().lower());
@@ -314,8 +327,24 @@ where
             .header_read_timeout(None)
             .max_buf_size(limits.head_bytes_max)
             .serve_connection(TokioIo::new(Box::pin(stream)), service);
-        let connection = pin!(watcher.watch(connection));
-        match within_deadline(client, connection).await {
+        let (mut connection, mut stop) = (pin!(connection), pin!(stopped.wait_for(|stopped| *stopped)));
+        let (mut is_stopping, mut is_told) = (false, false);
+        // Once the server stops it ends after the request that is under way. A head that has begun is one: who sends it
+        // has not heard that the server stops, and may not know whether it can be sent again.
+        let serving = std::future::poll_fn(|cx| {
+            is_stopping = is_stopping || stop.as_mut().poll(cx).is_ready();
+            loop {
+                if is_stopping && !is_told && client.head_bytes() == 0 {
+                    connection.as_mut().graceful_shutdown();
+                    is_told = true;
+                }
+                let polled = connection.as_mut().poll(cx);
+                if polled.is_ready() || !is_stopping || is_told || client.head_bytes() > 0 {
+                    return polled;
+                }
+            }
+        });
+        match within_deadline(client, pin!(serving)).await {
             Some(Ok(())) => {}
             Some(Err(error)) => tracing::debug!(%error, "connection ended"),
             None => tracing::debug!("a connection's client took too long"),

@@ -101,8 +101,10 @@ async fn the_last_answer_says_that_it_is(backend: Backend) {
     assert_eq!(header(&asking.ask(&closing).await.0, "connection"), Some("close"));
     asking.end().await;
 
-    // A request whose body is on its way when the server is told to stop.
+    // Requests whose head or body is on its way when the server is told to stop.
     let id = posthorn.client().subscribe("http://127.0.0.1:9/", json!({})).await.id;
+    let mut begun = Line::to(&posthorn).await;
+    begun.0.write_all(b"GET /health HTTP/1.1\r\n").await.expect("the first line goes out");
     let mut late = Line::to(&posthorn).await;
     let head = format!(
         "POST /ingest/{id} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n4"
@@ -113,6 +115,11 @@ async fn the_last_answer_says_that_it_is(backend: Backend) {
     tokio::time::sleep(Duration::from_millis(100)).await;
     posthorn.signal(Signal::SIGTERM);
     idle.end().await;
+    begun.0.write_all(format!("Host: {host}\r\n\r\n").as_bytes()).await.expect("the rest goes out");
+    let (head, _) = begun.answer(false).await;
+    assert!(head.starts_with("http/1.1 200 "), "{head}");
+    assert_eq!(header(&head, "connection"), Some("close"), "{head}");
+    begun.end().await;
     late.0.write_all(b"2").await.expect("the rest goes out");
     let (head, _) = late.answer(false).await;
     assert!(head.starts_with("http/1.1 202 "), "{head}");

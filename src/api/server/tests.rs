@@ -234,6 +234,20 @@ async fn requests_in_flight_end_before_the_server_does() {
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
+/// Who sends it has not heard that the server stops.
+#[tokio::test]
+async fn a_head_that_has_begun_is_answered() {
+    let server = start(limits(), PATIENCE);
+    let mut begun = send(server.address, b"GET /slow HTTP/1.1\r\nho").await;
+    sleep(Duration::from_millis(100)).await;
+    server.stop.send(()).unwrap();
+    sleep(Duration::from_millis(100)).await;
+    begun.write_all(b"st: a\r\n\r\n").await.unwrap();
+    let answer = read_all(begun).await;
+    assert!(answer.contains("\r\nconnection: close\r\n") && answer.ends_with("slow"), "{answer}");
+    timeout(PATIENCE, server.task).await.expect("the server ends").unwrap();
+}
+
 #[tokio::test]
 async fn draining_ends_in_time() {
     let server = start(limits(), Duration::from_millis(50));
