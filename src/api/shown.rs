@@ -127,7 +127,7 @@ impl<T: Changes> ParsePayload for Changed<T> {
     const IS_REQUIRED: bool = true;
 
     async fn from_request(request: &Request, body: &mut poem::RequestBody) -> poem::Result<Self> {
-        Ok(super::body::read_json(request, body).await?)
+        super::body::read_json(request, body).await
     }
 }
 

@@ -51,7 +51,7 @@ pub(super) fn of_headers(column: Option<String>, whom: impl Display) -> Result<F
 }
 
 /// Words of a list, as JSON; none where there are none.
-pub(super) fn to_words<T: Serialize>(words: Vec<T>) -> Result<Option<String>, Error> {
+pub(super) fn to_words<T: Serialize>(words: &[T]) -> Result<Option<String>, Error> {
     if words.is_empty() { Ok(None) } else { to_json(&words).map(Some) }
 }
 

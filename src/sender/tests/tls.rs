@@ -138,7 +138,7 @@ async fn endpoints_that_ask_for_a_certificate_of_ours() {
         for _ in 0..20 {
             let reply = https(&endpoint, "allowed.example").send(&trusting(&identity)).await;
             assert_eq!(reply.status_code, None, "{protocol}");
-            assert!(reply.error.clone().is_some_and(is_refusal), "{protocol}: {:?}", reply.error);
+            assert!(reply.error.as_ref().is_some_and(is_refusal), "{protocol}: {:?}", reply.error);
         }
     }
 }
@@ -170,13 +170,13 @@ async fn endpoints_are_shown_the_certificate_that_is_given() {
         let case = Case { client_certificate: certificate, ..https(&endpoint, "allowed.example") };
         let reply = case.send(&sender).await;
         assert_eq!(reply.status_code, answer);
-        assert_eq!(reply.error.clone().is_some_and(is_refusal), answer.is_none(), "{:?}", reply.error);
+        assert_eq!(reply.error.as_ref().is_some_and(is_refusal), answer.is_none(), "{:?}", reply.error);
     }
 }
 
 /// What a client is told whose certificate is not taken: the reason, or where its request crossed that on the way,
 /// no more than that the connection is gone.
-fn is_refusal(failure: Failure) -> bool {
+fn is_refusal(failure: &Failure) -> bool {
     matches!(
         failure,
         Failure::ClientCertificateWanted

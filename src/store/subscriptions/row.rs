@@ -70,8 +70,8 @@ pub(in crate::store) fn from_subscription(
         sealed_by: None,
         asymmetric_signature: config.asymmetric_signature.into(),
         client_certificate: config.client_certificate.as_ref().map(|pair| pair.expose().to_owned()),
-        give_up_on: to_words(config.retry.give_up_on.words())?,
-        forward_headers: to_words(config.forward_headers.iter().collect())?,
+        give_up_on: to_words(&config.retry.give_up_on.words())?,
+        forward_headers: to_words(&config.forward_headers.iter().collect::<Vec<_>>())?,
         idempotency_header: config.idempotency_header.as_ref().map(|name| name.as_str().to_owned()),
     })
 }
