@@ -87,7 +87,9 @@ mod tests {
 
     fn of(words: &[&str]) -> GiveUpOn {
         let mut set = GiveUpOn::default();
-        words.iter().for_each(|word| set.add(word).unwrap());
+        for word in words {
+            set.add(word).unwrap();
+        }
         set
     }
 

@@ -109,5 +109,5 @@ async fn answers_that_mean_never_end_a_delivery(backend: Backend) {
 
 async fn hand_in(client: &Client, id: &str, event: &Value, headers: &[(&str, &str)]) -> Answer {
     let call = client.call(Method::POST, format!("/ingest/{id}")).json(event);
-    headers.iter().fold(call, |call, (name, value)| call.header(*name, *value)).send().await
+    headers.iter().fold(call, |call, (name, value)| call.header(name, *value)).send().await
 }

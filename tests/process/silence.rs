@@ -25,6 +25,9 @@ const GOES_ON: Duration = Duration::from_secs(5);
 /// For a busy machine.
 const SLACK: Duration = Duration::from_millis(500);
 
+/// What is done to the way to PostgreSQL.
+type Act = fn(&Proxy);
+
 /// A node whose way to PostgreSQL is through a proxy.
 async fn through_a_proxy(settings: &[(&str, &str)]) -> (Arc<Database>, Proxy, Posthorn) {
     let database = Arc::new(Database::create(Backend::Postgres).await);
@@ -171,7 +174,6 @@ async fn one_of_three_nodes_is_struck() {
         goes_through(&lines[0], "one of one node's").await;
     }
     // For longer than its lease: the others send for what was its own.
-    type Act = fn(&Proxy);
     let faults: [(&str, Act, Act); 4] = [
         ("cut off", Proxy::cut, Proxy::heal),
         ("without answers", Proxy::swallow_answers, Proxy::heal),

@@ -26,7 +26,7 @@ impl Busyness {
         let (seen, on) = (Arc::clone(&worst), Arc::clone(&wanted));
         thread::spawn(move || {
             while on.load(Ordering::Relaxed) {
-                let (mut own, mut waited) = (Duration::ZERO, Duration::ZERO);
+                let (mut own, mut kept_waiting) = (Duration::ZERO, Duration::ZERO);
                 for _ in 0..WINDOW {
                     thread::sleep(REST);
                     let (began, before) = (Instant::now(), waiting());
@@ -35,7 +35,7 @@ impl Busyness {
                         let worked = began.elapsed().saturating_sub(wait);
                         if worked >= WORK {
                             own += worked;
-                            waited += wait;
+                            kept_waiting += wait;
                             break;
                         }
                         (0..10_000_u32).for_each(|n| {
@@ -43,7 +43,7 @@ impl Busyness {
                         });
                     }
                 }
-                let share = (own + waited).as_nanos() * 1000 / own.as_nanos().max(1);
+                let share = (own + kept_waiting).as_nanos() * 1000 / own.as_nanos().max(1);
                 seen.fetch_max(share.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
             }
         });
