@@ -19,6 +19,10 @@ pub(super) const STEPS: &str = "posthorn_migrations";
 /// Where releases up to 0.1 noted them, beside those of others.
 const SHARED_STEPS: &str = "seaql_migrations";
 
+/// What is left there: a program that knows nothing of a table of our own takes it for a step of a later release, and does
+/// not start on what it would take for an empty database.
+const MOVED: &str = "m20261130_000017_steps_are_noted_in_posthorn_migrations";
+
 /// All tables but that of the steps.
 const TABLES: [&str; 15] = [
     "api_keys",
@@ -119,7 +123,7 @@ impl Legacy {
         }
         self.for_each_step(tx, &format!("DELETE FROM {SHARED_STEPS} WHERE version = $1")).await?;
         if ask_bool(tx, &format!("SELECT NOT EXISTS (SELECT 1 FROM {SHARED_STEPS})")).await? {
-            tx.execute_unprepared(&format!("DROP TABLE {SHARED_STEPS}")).await?;
+            tx.execute_unprepared(&format!("INSERT INTO {SHARED_STEPS} VALUES ('{MOVED}', 0)")).await?;
         }
         Ok(())
     }

@@ -56,6 +56,14 @@ impl Store {
     /// newer than this program, or where a node is running on it.
     pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
         self.migrations().await?;
+        if !has_table(&self.orm.unbounded(), STEPS).await? {
+            if Legacy::look(self).await?.steps.is_empty() {
+                return Ok(());
+            }
+            let reason =
+                "DATABASE_URL: the schema is that of an older release: run posthorn migrate up first";
+            return Err(Error::Unusable(reason.to_owned()));
+        }
         if let Some(node) = self.running_node().await? {
             let reason =
                 format!("DATABASE_URL: posthorn is running on this database ({node}); stop it first");

@@ -17,6 +17,7 @@ on_both_databases![
     a_step_that_was_not_noted_runs_again,
     a_newer_schema_is_refused,
     an_older_release_is_taken_over,
+    an_older_release_does_not_come_back,
     a_second_process_is_refused,
     subscriptions_come_back_as_they_were,
 ];
@@ -163,6 +164,8 @@ async fn an_older_release_is_taken_over(backend: Backend) {
 
     let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
     assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied), "they are known");
+    let refused = store.migrate_down(1).await.unwrap_err().to_string();
+    assert!(refused.contains("run posthorn migrate up first"), "{refused}");
     store.migrate_up().await.unwrap();
     let view = store.subscription_view(stored.id).await.unwrap().unwrap();
     assert_eq!(view.subscription, stored);
@@ -174,6 +177,21 @@ async fn an_older_release_is_taken_over(backend: Backend) {
     }
     assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
     store.migrate_up().await.unwrap();
+}
+
+/// The older release does not start any more: it would find an empty database.
+async fn an_older_release_does_not_come_back(backend: Backend) {
+    let world = World::new(backend).await;
+    as_an_older_release(&world.database, backend).await;
+    let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    store.migrate_up().await.unwrap();
+    // What it refuses: steps that it does not know.
+    let left = "SELECT count(*) FROM seaql_migrations WHERE version NOT IN (SELECT version FROM posthorn_migrations)";
+    assert_eq!(world.database.number(left).await, 1);
+    assert_eq!(world.database.number("SELECT count(*) FROM seaql_migrations").await, 1);
+    let store = Store::connect(&Settings::at(world.database.url())).await.unwrap();
+    store.migrate_up().await.unwrap();
+    assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
 }
 
 /// While a node of the older release is at work its tables stay where they are, and both work on them.
