@@ -94,7 +94,8 @@ pub(crate) async fn add(
         return Ok(());
     }
     let mut options = sea_orm::ConnectOptions::new(url);
-    options.max_connections(1).sqlx_logging(false);
+    // Where the program's tables are, and where those of releases up to 0.1 were.
+    options.max_connections(1).sqlx_logging(false).set_schema_search_path("posthorn,public");
     let connection = SeaOrm::connect(options).await.context("connecting for the history")?;
     let backend = connection.get_database_backend();
     connection.execute_unprepared(LANES).await?;
