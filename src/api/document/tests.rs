@@ -51,7 +51,7 @@ fn operations_are_complete() {
             check_response(&format!("{name} {status}"), status, response);
         }
     }
-    assert_eq!(ids.len(), 32, "{ids:?}");
+    assert_eq!(ids.len(), 33, "{ids:?}");
 }
 
 fn check_response(name: &str, status: &str, response: &Value) {
