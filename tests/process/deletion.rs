@@ -89,7 +89,7 @@ async fn check_ended(client: &Client, id: &str) -> Value {
     assert!(read["completed_at"].is_string() && read["waiting_for"].is_null(), "{read}");
     client.post(format!("/deliveries/{id}/retry")).await.expect(409);
     client.post(format!("/deliveries/{id}/skip")).await.expect(409);
-    client.post(format!("/deliveries/{id}/replay")).await.expect(404);
+    client.post(format!("/deliveries/{id}/replay")).await.expect(409);
     read
 }
 
