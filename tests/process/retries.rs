@@ -179,7 +179,13 @@ async fn head_decides_for_success(backend: Backend) {
 }
 
 /// 4 KiB.
-const LONG: &str = match std::str::from_utf8(&[b'x'; 4096]) {
+/// What is kept of an answer of many `x`: 4 KiB, with the mark at its end that there was more.
+const KEPT: [u8; 4096] = {
+    let mut kept = [b'x'; 4096];
+    [kept[4093], kept[4094], kept[4095]] = [0xe2, 0x80, 0xa6];
+    kept
+};
+const LONG: &str = match std::str::from_utf8(&KEPT) {
     Ok(text) => text,
     Err(_) => unreachable!(),
 };

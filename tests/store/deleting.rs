@@ -45,7 +45,7 @@ async fn a_deleted_backlog_reads_as_ended_and_is_ended_in_slices(backend: Backen
         assert_eq!(world.store.skip_delivery(last, later).await.unwrap(), Change::Finished, "{when}");
         let replay = DeliveryId(Uuid::now_v7());
         let replayed = world.store.replay_delivery(last, replay, BACKLOG_MAX, later).await.unwrap();
-        assert_eq!(replayed, Replayed::NotFound, "{when}");
+        assert_eq!(replayed, Replayed::SubscriptionDeleted, "{when}");
         assert_eq!(world.unfinished(id, 10).await, [], "no lane loads it, {when}");
         let found = world.store.lanes_with_work(None, 1).await.unwrap();
         assert_eq!(found.iter().map(|lane| lane.id).collect::<Vec<_>>(), [beside], "{when}");

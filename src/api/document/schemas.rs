@@ -26,7 +26,7 @@ const REQUESTS: &[&str] = &[
 const NEVER_NULL: &[(&str, &str)] = &[("SubscriptionUpdate", "target_url")];
 
 /// Fields of answers that are not always there.
-const SOMETIMES: &[(&str, &str)] = &[("Problem", "errors")];
+const SOMETIMES: &[(&str, &str)] = &[("Problem", "errors"), ("RetryPolicy", "give_up_on")];
 
 /// The largest integer that every language reads right (RFC 8259 §6); counts stay far below.
 const INTEGER_MAX: u64 = (1 << 53) - 1;

@@ -91,8 +91,9 @@ pub(in crate::api) struct RetryPolicy {
     max_delay_seconds: Option<f64>,
     /// What becomes of the subscription when a delivery used up its retries.
     on_exhausted: Option<OnExhausted>,
-    /// Statuses and classes after which a delivery is not tried again.
-    #[oai(validator(max_items = 100))]
+    /// Statuses and classes after which a delivery is not tried again; left out where there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(default, validator(max_items = 100))]
     give_up_on: Vec<String>,
 }
 
