@@ -22,7 +22,10 @@ pub struct EgressProxyError;
 impl EgressProxy {
     /// Takes an address.
     pub fn parse(text: &str) -> Result<Self, EgressProxyError> {
-        let url = Url::parse(text).map_err(|_| EgressProxyError)?;
+        let mut url = Url::parse(text).map_err(|_| EgressProxyError)?;
+        // As of targets: what parses URLs does so for some schemes alone.
+        let host = url.host_str().map(str::to_ascii_lowercase);
+        url.set_host(host.as_deref()).map_err(|_| EgressProxyError)?;
         let is_known = ["http", "socks5"].contains(&url.scheme());
         let is_bare = ["", "/"].contains(&url.path()) && url.query().is_none() && url.fragment().is_none();
         let has_host = url.host_str().is_some_and(|host| !host.is_empty());
@@ -60,6 +63,8 @@ mod tests {
             ("http://proxy", Some("proxy")),
             ("http://user:pass@proxy.internal:3128/", Some("proxy.internal")),
             ("socks5://[::1]:1080", Some("[::1]")),
+            ("socks5://User:Pass@Proxy.Internal:1080", Some("proxy.internal")),
+            ("http://Proxy.Internal:3128", Some("proxy.internal")),
             ("socks5://proxy", None),
             ("https://proxy:3128", None),
             ("socks5h://proxy:1080", None),
@@ -75,5 +80,7 @@ mod tests {
         let secret = EgressProxy::parse("http://user:canary@proxy:1").unwrap();
         assert!(!format!("{secret:?}").contains("canary"));
         assert!(secret.as_str().contains("canary"));
+        let spelt = EgressProxy::parse("socks5://User:Pass@Proxy.Internal:1080").unwrap();
+        assert_eq!(spelt.as_str(), "socks5://User:Pass@proxy.internal:1080", "the host alone");
     }
 }
