@@ -4,11 +4,13 @@
 //! Written by SQL, since the service would need a quarter of an hour for five million. Ids are UUIDs
 //! of version 7 (RFC 9562, section 5.7) from the last minutes, in order of time, as the service's are.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context as _;
-use sea_orm::{ConnectionTrait as _, Database as SeaOrm, DbBackend};
+use posthorn_migration::names::on_sqlite;
+use sea_orm::{ConnectionTrait as _, Database as SeaOrm, DatabaseConnection, DbBackend, Statement};
 
 /// Rows of one transaction: SQLite's log must not grow with all of them.
 const SLICE: usize = 50_000;
@@ -98,16 +100,30 @@ pub(crate) async fn add(
     options.max_connections(1).sqlx_logging(false).set_schema_search_path("posthorn,public");
     let connection = SeaOrm::connect(options).await.context("connecting for the history")?;
     let backend = connection.get_database_backend();
-    connection.execute_unprepared(LANES).await?;
+    let prefixed = has_prefix(&connection).await?;
+    connection.execute_unprepared(&named(LANES, prefixed)).await?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
     let begin = u64::try_from(now)? - SPAN_MS;
     for first in (0..deliveries).step_by(SLICE) {
         let last = deliveries.min(first + u64::try_from(SLICE)?);
         for insert in inserts(backend, first..last, deliveries, begin, subscriptions, payload_bytes) {
-            connection.execute_unprepared(&insert).await.context("writing the history")?;
+            connection.execute_unprepared(&named(&insert, prefixed)).await.context("writing the history")?;
         }
     }
-    connection.execute_unprepared(MOVE_ON).await?;
+    connection.execute_unprepared(&named(MOVE_ON, prefixed)).await?;
     connection.close().await?;
     Ok(())
+}
+
+fn named(sql: &str, prefixed: bool) -> Cow<'_, str> {
+    if prefixed { on_sqlite(sql) } else { Cow::Borrowed(sql) }
+}
+
+/// Whether it is an SQLite file of this release: those up to 0.1 gave their tables no prefix.
+async fn has_prefix(connection: &DatabaseConnection) -> anyhow::Result<bool> {
+    if connection.get_database_backend() != DbBackend::Sqlite {
+        return Ok(false);
+    }
+    let ask = "SELECT 1 FROM sqlite_master WHERE name = 'posthorn_lanes'";
+    Ok(connection.query_one(Statement::from_string(DbBackend::Sqlite, ask)).await?.is_some())
 }

@@ -1,7 +1,7 @@
 //! The database schema, one file per step; a released step is never edited.
 //!
 //! Each step is one text for both databases. Words in braces stand for the types in which they
-//! differ. Times are whole milliseconds since the Unix epoch in columns ending with `_ms`: the same
+//! differ, and the tables' names are put into those of SQLite ([`names`]). Times are whole milliseconds since the Unix epoch in columns ending with `_ms`: the same
 //! numbers in both, compared without a thought of zones or precision.
 
 pub use sea_orm_migration::MigratorTrait;
@@ -24,6 +24,7 @@ mod m20261130_000013_tenant_quotas;
 mod m20261130_000014_hops;
 mod m20261130_000015_deletions;
 mod m20261130_000016_request_headers;
+pub mod names;
 
 /// Every step, in order.
 pub struct Migrator;
@@ -61,7 +62,7 @@ async fn add_column(manager: &SchemaManager<'_>, table: &str, column: &str, sql:
     let unless_there = match manager.get_database_backend() {
         // The table may be in the schema of an older release.
         DbBackend::Postgres => "IF NOT EXISTS ",
-        _ if manager.has_column(table, column).await? => return Ok(()),
+        _ if manager.has_column(name_of(manager, table), column).await? => return Ok(()),
         _ => "",
     };
     run(manager, &format!("ALTER TABLE {table} ADD COLUMN {unless_there}{column} {sql}")).await
@@ -71,7 +72,7 @@ async fn add_column(manager: &SchemaManager<'_>, table: &str, column: &str, sql:
 async fn drop_column(manager: &SchemaManager<'_>, table: &str, column: &str) -> Result<(), DbErr> {
     let if_there = match manager.get_database_backend() {
         DbBackend::Postgres => "IF EXISTS ",
-        _ if !manager.has_column(table, column).await? => return Ok(()),
+        _ if !manager.has_column(name_of(manager, table), column).await? => return Ok(()),
         _ => "",
     };
     run(manager, &format!("ALTER TABLE {table} DROP COLUMN {if_there}{column}")).await
@@ -95,5 +96,21 @@ async fn run(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
     let sql = words.iter().fold(sql.to_owned(), |sql, (word, in_postgres, in_sqlite)| {
         sql.replace(word, if postgres { in_postgres } else { in_sqlite })
     });
+    let sql = if postgres { sql } else { on_sqlite(&sql) };
     manager.get_connection().execute_unprepared(&sql).await.map(|_| ())
+}
+
+/// A statement that changes the schema, with the names of tables and indexes on SQLite.
+fn on_sqlite(sql: &str) -> String {
+    let index = |there: &str| format!("INDEX IF {there} ");
+    let named = |sql: &str, there| sql.replace(&index(there), &format!("{}{}", index(there), names::PREFIX));
+    named(&named(&names::on_sqlite(sql), "NOT EXISTS"), "EXISTS")
+}
+
+/// What a table is called.
+fn name_of(manager: &SchemaManager<'_>, table: &str) -> String {
+    match manager.get_database_backend() {
+        DbBackend::Sqlite => names::on_sqlite(table).into_owned(),
+        _ => table.to_owned(),
+    }
 }

@@ -9,11 +9,11 @@ use posthorn_domain::id::KeyId;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend,
-    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _,
+    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
 };
 
+use super::database::Transaction;
 use super::entity::api_keys::{Column, Entity, Model};
 use super::{Error, Store, audit, tx};
 
@@ -148,7 +148,7 @@ impl Store {
 
 /// One after the other, so that two do not each count on the key that the other revokes. SQLite's transactions
 /// exclude each other anyway. The lock ends with the transaction, so that a pooler between leaves it alone.
-async fn queue_up(tx: &DatabaseTransaction) -> Result<(), Error> {
+async fn queue_up(tx: &Transaction) -> Result<(), Error> {
     if tx.get_database_backend() == DbBackend::Postgres {
         tx::execute(tx, "SELECT pg_advisory_xact_lock($1)", [REVOCATION_LOCK.into()]).await?;
     }
@@ -156,7 +156,7 @@ async fn queue_up(tx: &DatabaseTransaction) -> Result<(), Error> {
 }
 
 /// Whether a key beside this one opens everything at `now`.
-async fn is_another_left(tx: &DatabaseTransaction, id: KeyId, now: Timestamp) -> Result<bool, Error> {
+async fn is_another_left(tx: &Transaction, id: KeyId, now: Timestamp) -> Result<bool, Error> {
     let in_force = Column::ExpiresAtMs.is_null().or(Column::ExpiresAtMs.gt(now.as_millis()));
     let others = Entity::find().filter(Column::Tenant.is_null()).filter(Column::Id.ne(id.0)).filter(in_force);
     Ok(others.limit(1).one(tx).await?.is_some())

@@ -6,11 +6,12 @@ use posthorn_domain::id::{AuditId, KeyId, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, DatabaseTransaction, EntityTrait as _, IntoActiveModel as _,
-    QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    ActiveModelTrait as _, ColumnTrait as _, EntityTrait as _, IntoActiveModel as _, QueryFilter as _,
+    QueryOrder as _, QuerySelect as _,
 };
 use uuid::Uuid;
 
+use super::database::Transaction;
 use super::entity::audit_log::{Column, Entity, Model};
 use super::entity::subscriptions;
 use super::{Error, Store, tx};
@@ -20,7 +21,7 @@ const SLICE: i64 = 1000;
 
 /// Notes what is done in this transaction; of which fields, where they are known.
 pub(super) async fn note(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     stamp: Stamp,
     action: Action,
     subject: &Subject,
@@ -45,7 +46,7 @@ pub(super) async fn note(
     Ok(())
 }
 
-async fn tenant_of(tx: &DatabaseTransaction, id: SubscriptionId) -> Result<String, Error> {
+async fn tenant_of(tx: &Transaction, id: SubscriptionId) -> Result<String, Error> {
     let find = subscriptions::Entity::find_by_id(id.0).select_only().column(subscriptions::Column::Tenant);
     // Deleted ones stay until their deliveries are gone.
     find.into_tuple().one(tx).await?.ok_or_else(|| Error::corrupt("subscription", id))

@@ -5,8 +5,10 @@
 //! cannot serve, all connections of its generation are given up, and new ones are made as they are needed
 //! ([`Connections`]).
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use posthorn_migration::names::on_sqlite;
 use sea_orm::prelude::async_trait::async_trait;
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, ExecResult, QueryResult,
@@ -17,7 +19,7 @@ use tokio::time::timeout;
 use super::Error;
 use super::connections::{Connections, Kind, NO_ANSWER};
 
-/// The database as sea-orm uses it, with statements that end.
+/// The database as sea-orm uses it, with statements that end, and each table under the name that it has there.
 #[derive(Clone, Debug)]
 pub(super) struct Database {
     kind: Kind,
@@ -59,13 +61,15 @@ impl Database {
     /// there it goes on to its end. None: no answer in time.
     pub(super) async fn transact<T>(
         &self,
-        work: impl AsyncFnOnce(DatabaseTransaction) -> Result<T, Error>,
+        work: impl AsyncFnOnce(Transaction) -> Result<T, Error>,
     ) -> Option<Result<T, Error>> {
         let (orm, generation) = self.connections.orm(self.kind);
         let began = Instant::now();
         let work = async {
             match orm.begin().await {
-                Ok(tx) => work(tx).await.inspect_err(|error| self.connections.note(error, began, generation)),
+                Ok(tx) => work(Transaction(tx))
+                    .await
+                    .inspect_err(|error| self.connections.note(error, began, generation)),
                 Err(error) => {
                     self.note(&error, began, generation);
                     Err(error.into())
@@ -138,14 +142,17 @@ impl ConnectionTrait for Database {
     }
 
     async fn execute(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        let statement = named(statement);
         self.bounded(self.deadline, |orm| async move { orm.execute(statement).await }).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.bounded(self.deadline, |orm| async move { orm.execute_unprepared(sql).await }).await
+        let sql = named_text(self.get_database_backend(), sql);
+        self.bounded(self.deadline, |orm| async move { orm.execute_unprepared(&sql).await }).await
     }
 
     async fn query_one(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        let statement = named(statement);
         self.asked(|orm| {
             let statement = statement.clone();
             async move { orm.query_one(statement).await }
@@ -154,10 +161,60 @@ impl ConnectionTrait for Database {
     }
 
     async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        let statement = named(statement);
         self.asked(|orm| {
             let statement = statement.clone();
             async move { orm.query_all(statement).await }
         })
         .await
+    }
+}
+
+/// A transaction of it.
+#[derive(Debug)]
+pub(super) struct Transaction(DatabaseTransaction);
+
+impl Transaction {
+    /// Makes what was done last.
+    pub(super) async fn commit(self) -> Result<(), DbErr> {
+        self.0.commit().await
+    }
+}
+
+#[async_trait]
+impl ConnectionTrait for Transaction {
+    fn get_database_backend(&self) -> DbBackend {
+        self.0.get_database_backend()
+    }
+
+    async fn execute(&self, statement: Statement) -> Result<ExecResult, DbErr> {
+        self.0.execute(named(statement)).await
+    }
+
+    async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
+        self.0.execute_unprepared(&named_text(self.get_database_backend(), sql)).await
+    }
+
+    async fn query_one(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
+        self.0.query_one(named(statement)).await
+    }
+
+    async fn query_all(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
+        self.0.query_all(named(statement)).await
+    }
+}
+
+/// A statement with the tables' names in its database.
+fn named(mut statement: Statement) -> Statement {
+    if let Cow::Owned(sql) = named_text(statement.db_backend, &statement.sql) {
+        statement.sql = sql;
+    }
+    statement
+}
+
+fn named_text(backend: DbBackend, sql: &str) -> Cow<'_, str> {
+    match backend {
+        DbBackend::Sqlite => on_sqlite(sql),
+        DbBackend::Postgres | DbBackend::MySql => Cow::Borrowed(sql),
     }
 }

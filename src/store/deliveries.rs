@@ -9,11 +9,11 @@ use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, DatabaseTransaction,
-    EntityTrait as _, IntoActiveModel as _, JoinType, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    Statement,
+    ActiveModelTrait as _, ActiveValue::Set, ColumnTrait as _, ConnectionTrait as _, EntityTrait as _,
+    IntoActiveModel as _, JoinType, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
 };
 
+use super::database::Transaction;
 use super::entity::subscriptions;
 use super::entity::webhook_deliveries::{Column, Entity, Model};
 use super::lane_wide::LaneWide;
@@ -256,11 +256,7 @@ impl Store {
 
 /// The next number of a lane, under its row's lock; none where the subscription is gone or its
 /// backlog is full.
-async fn take_sequence(
-    tx: &DatabaseTransaction,
-    id: SubscriptionId,
-    backlog_max: i64,
-) -> Result<Option<i64>, Error> {
+async fn take_sequence(tx: &Transaction, id: SubscriptionId, backlog_max: i64) -> Result<Option<i64>, Error> {
     let take = Statement::from_sql_and_values(
         tx.get_database_backend(),
         "UPDATE lanes SET next_sequence = next_sequence + 1 \

@@ -26,6 +26,7 @@ mod disk;
 #[expect(unreachable_pub, reason = "sea-orm writes `pub` on what it derives")]
 mod entity;
 mod error;
+mod everyday_names;
 mod files;
 mod held;
 pub mod intake;

@@ -7,12 +7,13 @@
 
 use std::sync::Arc;
 
+use posthorn_migration::names::TABLES;
 use posthorn_migration::{Migrator, MigratorTrait as _};
 use sea_orm::sqlx::{self, PgConnection};
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
 use tracing::info;
 
-use super::{Error, Store};
+use super::{Error, Store, everyday_names};
 
 /// Notes which steps of the schema were applied.
 pub(super) const STEPS: &str = "posthorn_migrations";
@@ -22,25 +23,6 @@ const SHARED_STEPS: &str = "seaql_migrations";
 /// What is left there: a program that knows nothing of a table of our own takes it for a step of a later release, and does
 /// not start on what it would take for an empty database.
 const MOVED: &str = "m20261130_000017_steps_are_noted_in_posthorn_migrations";
-
-/// All tables but that of the steps.
-const TABLES: [&str; 15] = [
-    "api_keys",
-    "audit_log",
-    "deletions",
-    "delivery_attempts",
-    "events",
-    "lane_health",
-    "lanes",
-    "nodes",
-    "secret_sealing",
-    "shared_cache",
-    "slots",
-    "stats_minutes",
-    "subscriptions",
-    "tenants",
-    "webhook_deliveries",
-];
 
 /// The schemas of PostgreSQL that sessions look into.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,6 +66,8 @@ pub(super) struct Legacy {
     pub(super) steps: Vec<String>,
     /// Nobody works on it.
     pub(super) may_move: bool,
+    /// Of SQLite: its tables have no prefix.
+    pub(super) has_everyday_names: bool,
 }
 
 impl Legacy {
@@ -91,7 +75,8 @@ impl Legacy {
     pub(super) async fn look(store: &Store) -> Result<Self, Error> {
         let steps = steps_of_older(store).await?;
         let may_move = !steps.is_empty() && store.running_node().await?.is_none();
-        Ok(Self { steps, may_move })
+        let has_everyday_names = everyday_names::are_there(store).await?;
+        Ok(Self { steps, may_move, has_everyday_names })
     }
 
     /// Makes the schema, and takes over what there is, as far as no node is at work on it.
@@ -108,6 +93,9 @@ impl Legacy {
             tx.execute_unprepared(&format!("CREATE TABLE {STEPS} ({columns})")).await?;
             let copy = format!("INSERT INTO {STEPS} SELECT * FROM {SHARED_STEPS} WHERE version = $1");
             self.for_each_step(tx, &copy).await?;
+        }
+        if self.has_everyday_names {
+            everyday_names::rename(tx).await?;
         }
         if !self.may_move {
             return Ok(());
@@ -137,7 +125,8 @@ impl Legacy {
     }
 }
 
-async fn steps_of_older(store: &Store) -> Result<Vec<String>, Error> {
+/// The steps that an older release noted.
+pub(super) async fn steps_of_older(store: &Store) -> Result<Vec<String>, Error> {
     let orm = store.orm.unbounded();
     let may_be = store.own_schema().is_none_or(|own| own.older.is_some());
     if !may_be || !has_table(&orm, SHARED_STEPS).await? {

@@ -5,9 +5,10 @@
 
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::time::Timestamp;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, Statement, Value};
 use uuid::Uuid;
 
+use super::database::Transaction;
 use super::sqlite::chunks;
 use super::stats::{Counts, Writer};
 use super::{Error, Store, tx};
@@ -132,7 +133,7 @@ async fn query(
 
 /// Runs `head` on these ids. Of few texts, whatever their number: each text stays prepared, and a list of
 /// five hundred weighs some 100 KiB on each connection.
-async fn run_on(tx: &DatabaseTransaction, head: &str, ids: &[Uuid]) -> Result<(), Error> {
+async fn run_on(tx: &Transaction, head: &str, ids: &[Uuid]) -> Result<(), Error> {
     let backend = tx.get_database_backend();
     if backend == DbBackend::Postgres {
         let list = ids.iter().map(Uuid::to_string).collect::<Vec<_>>().join(",");

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 use tracing::info;
 
 use super::error::{is_forbidden, is_held_up};
-use super::own_schema::{Legacy, OwnSchema, STEPS, has_table};
-use super::{Error, Pool, Store};
+use super::own_schema::{Legacy, OwnSchema, STEPS, has_table, steps_of_older};
+use super::{Error, Pool, Store, everyday_names};
 
 /// Others stand still for as long.
 const LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '200ms'";
@@ -37,7 +37,7 @@ impl Store {
     pub async fn migrate_up(&self) -> Result<(), Error> {
         let pending: Vec<_> = self.migrations().await?.into_iter().filter(|(_, applied)| !applied).collect();
         let legacy = Legacy::look(self).await?;
-        if legacy.may_move || !has_table(&self.orm.unbounded(), STEPS).await? {
+        if legacy.may_move || legacy.has_everyday_names || !has_table(&self.orm.unbounded(), STEPS).await? {
             self.change(Work::TakeOver(&legacy)).await?;
         }
         match &self.pool {
@@ -56,13 +56,14 @@ impl Store {
     /// newer than this program, or where a node is running on it.
     pub async fn migrate_down(&self, steps: u32) -> Result<(), Error> {
         self.migrations().await?;
-        if !has_table(&self.orm.unbounded(), STEPS).await? {
-            if Legacy::look(self).await?.steps.is_empty() {
-                return Ok(());
-            }
+        let is_noted = has_table(&self.orm.unbounded(), STEPS).await?;
+        if everyday_names::are_there(self).await? || (!is_noted && !steps_of_older(self).await?.is_empty()) {
             let reason =
                 "DATABASE_URL: the schema is that of an older release: run posthorn migrate up first";
             return Err(Error::Unusable(reason.to_owned()));
+        }
+        if !is_noted {
+            return Ok(());
         }
         if let Some(node) = self.running_node().await? {
             let reason =
@@ -90,9 +91,9 @@ impl Store {
     }
 
     /// The steps that were applied, in order.
-    async fn applied(&self) -> Result<Vec<String>, Error> {
+    pub(super) async fn applied(&self) -> Result<Vec<String>, Error> {
         if !has_table(&self.orm.unbounded(), STEPS).await? {
-            return Ok(Legacy::look(self).await?.steps);
+            return steps_of_older(self).await;
         }
         let ask = format!("SELECT version FROM {STEPS} ORDER BY version");
         let rows = self.orm.query_all(Statement::from_string(self.orm.get_database_backend(), ask)).await?;

@@ -8,11 +8,12 @@ use std::collections::BTreeSet;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::subscription::SecretField;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbBackend,
-    EntityTrait as _, IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DbBackend, EntityTrait as _,
+    IntoActiveModel as _, QueryFilter as _, QueryOrder as _, QuerySelect as _, Statement,
 };
 use uuid::Uuid;
 
+use super::database::Transaction;
 use super::entity::subscriptions::{Column, Entity, Model};
 use super::notices::{self, Notice};
 use super::vault::{self, Clear, Opened, Vault};
@@ -201,7 +202,7 @@ impl Reseal {
         !opened.is_current || !opened.closed.is_empty()
     }
 
-    async fn slice(&self, tx: &DatabaseTransaction, ids: Vec<Uuid>) -> Result<Resealed, Error> {
+    async fn slice(&self, tx: &Transaction, ids: Vec<Uuid>) -> Result<Resealed, Error> {
         let mut done = Resealed::default();
         let mut written = Vec::new();
         let find = live().filter(Column::Id.is_in(ids)).order_by_asc(Column::Id);
@@ -232,12 +233,7 @@ impl Reseal {
         Ok(done)
     }
 
-    async fn write(
-        &self,
-        tx: &DatabaseTransaction,
-        opened: &Opened,
-        was_readable: bool,
-    ) -> Result<(), Error> {
+    async fn write(&self, tx: &Transaction, opened: &Opened, was_readable: bool) -> Result<(), Error> {
         let mut row = self.vault.seal_but(opened.row.clone(), &opened.closed)?;
         if !was_readable {
             row.version = row.version.saturating_add(1);
@@ -252,7 +248,7 @@ impl Reseal {
     }
 
     /// Reads again what was written: only what the current key alone leads back to what it was is committed.
-    async fn check_written(&self, tx: &DatabaseTransaction, written: Vec<Opened>) -> Result<(), Error> {
+    async fn check_written(&self, tx: &Transaction, written: Vec<Opened>) -> Result<(), Error> {
         let ids = written.iter().map(|opened| opened.row.id);
         let rows = live().filter(Column::Id.is_in(ids)).order_by_asc(Column::Id).all(tx).await?;
         if rows.len() != written.len() {
@@ -283,7 +279,7 @@ pub(super) async fn settle_doubts<'row>(
 }
 
 /// Refuses to write secrets in clear where all are encrypted: nobody would believe them.
-pub(super) async fn may_write(tx: &DatabaseTransaction, vault: &Vault) -> Result<(), Error> {
+pub(super) async fn may_write(tx: &Transaction, vault: &Vault) -> Result<(), Error> {
     if vault.current_id().is_some() {
         return Ok(());
     }
@@ -312,7 +308,7 @@ async fn read_clear_allowed(connection: &impl ConnectionTrait, lock: &str) -> Re
     Ok(row.map(|row| row.try_get_by_index::<i16>(0)).transpose()?.is_none_or(|allowed| allowed != 0))
 }
 
-async fn set_clear_allowed(tx: &DatabaseTransaction, allowed: bool) -> Result<(), Error> {
+async fn set_clear_allowed(tx: &Transaction, allowed: bool) -> Result<(), Error> {
     let set = "INSERT INTO secret_sealing (id, clear_allowed) VALUES (0, $1) \
                ON CONFLICT (id) DO UPDATE SET clear_allowed = excluded.clear_allowed";
     tx::execute(tx, set, [i16::from(allowed).into()]).await?;

@@ -5,6 +5,8 @@
 //! (<https://www.sqlite.org/optoverview.html>, section 8.2), and an update hides the condition of a partial index
 //! behind a `+` (section 8).
 
+use posthorn_migration::names::on_sqlite;
+
 /// Rows of one statement, the largest first. Few sizes, so that each statement is prepared once, and
 /// each twice the next, so that few make up any number: a statement is a hop to the database's thread and back,
 /// which costs more than the row that it writes.
@@ -31,6 +33,11 @@ impl Rows {
         }
         sql
     }
+}
+
+/// The statement with the tables' names.
+pub(super) fn named(sql: &str) -> String {
+    on_sqlite(sql).into_owned()
 }
 
 /// Cuts `items` into pieces of such sizes.

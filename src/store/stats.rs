@@ -10,6 +10,7 @@ use std::time::Duration;
 use posthorn_domain::subscription::SubscriptionStatus;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use posthorn_migration::names::on_sqlite;
 use sea_orm::sqlx::{self, SqliteConnection};
 use sea_orm::{ConnectionTrait, Statement};
 
@@ -87,7 +88,8 @@ impl Counts {
             return Ok(());
         }
         let [accepted, succeeded, failed] = self.columns();
-        let add = sqlx::query(ADD).bind(minute(now)).bind(writer.code());
+        let sql = on_sqlite(ADD);
+        let add = sqlx::query(&sql).bind(minute(now)).bind(writer.code());
         add.bind(accepted).bind(succeeded).bind(failed).execute(connection).await?;
         Ok(())
     }

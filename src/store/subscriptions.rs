@@ -14,14 +14,15 @@ use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
-    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DatabaseTransaction, DbBackend,
-    EntityTrait as _, IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, Statement,
+    ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DbBackend, EntityTrait as _,
+    IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Statement,
 };
 use tracing::error;
 
 use uuid::Uuid;
 
+use super::database::Transaction;
 use super::entity::{lane_health, subscriptions};
 use super::notices::{self, Notice};
 use super::vault::Vault;
@@ -318,7 +319,7 @@ fn without_header_values(mut view: SubscriptionView) -> SubscriptionView {
 
 /// Whether a tenant has fewer than `max` subscriptions, by `subscriptions_by_tenant`; simultaneous creations for one
 /// tenant follow one another.
-async fn has_room(tx: &DatabaseTransaction, tenant: &Tenant, max: u32) -> Result<bool, Error> {
+async fn has_room(tx: &Transaction, tenant: &Tenant, max: u32) -> Result<bool, Error> {
     if tx.get_database_backend() == DbBackend::Postgres {
         // Until the commit. Two tenants whose names have the same hash wait for each other, and no more than that.
         let lock = "SELECT pg_advisory_xact_lock(1886352244, hashtext($1))";
@@ -335,7 +336,7 @@ async fn has_room(tx: &DatabaseTransaction, tenant: &Tenant, max: u32) -> Result
 /// What a change of a subscription means for its deliveries and its circuit. The deliveries are not touched, however
 /// many there are: `lane_wide.rs` tells what it means for each.
 async fn follow_up(
-    tx: &DatabaseTransaction,
+    tx: &Transaction,
     before: &Subscription,
     after: &Subscription,
     now: Timestamp,

@@ -10,11 +10,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QuerySelect as _, Select, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DbBackend, EntityTrait, QuerySelect as _, Select, Statement, Value};
 
 use super::connections::NO_ANSWER;
+use super::database::Transaction;
 use super::{Database, Error, Store};
 
 /// How long a caller waits for a permit, and then for the transaction; the transaction itself goes on.
@@ -33,7 +32,7 @@ pub(super) type Work<'tx, T> = Pin<Box<dyn Future<Output = Result<T, Error>> + S
 pub(super) async fn run<T, F>(store: &Store, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+    F: for<'tx> FnOnce(&'tx Transaction) -> Work<'tx, T> + Send + 'static,
 {
     run_on(store, store.orm.clone(), work).await
 }
@@ -42,7 +41,7 @@ where
 pub(super) async fn run_patiently<T, F>(store: &Store, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+    F: for<'tx> FnOnce(&'tx Transaction) -> Work<'tx, T> + Send + 'static,
 {
     run_on(store, store.patient.clone(), work).await
 }
@@ -50,7 +49,7 @@ where
 async fn run_on<T, F>(store: &Store, database: Database, work: F) -> Result<T, Error>
 where
     T: Send + 'static,
-    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T> + Send + 'static,
+    F: for<'tx> FnOnce(&'tx Transaction) -> Work<'tx, T> + Send + 'static,
 {
     let store = store.clone();
     let permit = tokio::time::timeout(PATIENCE, Arc::clone(&store.transactions).acquire_owned()).await;
@@ -73,9 +72,9 @@ where
     }
 }
 
-async fn attempt<T, F>(tx: DatabaseTransaction, work: F) -> Result<T, Error>
+async fn attempt<T, F>(tx: Transaction, work: F) -> Result<T, Error>
 where
-    F: for<'tx> FnOnce(&'tx DatabaseTransaction) -> Work<'tx, T>,
+    F: for<'tx> FnOnce(&'tx Transaction) -> Work<'tx, T>,
 {
     if tx.get_database_backend() == DbBackend::Sqlite {
         tx.execute_unprepared(TAKE_THE_FILE).await?;
@@ -100,7 +99,7 @@ pub(super) async fn execute<const N: usize>(
 
 /// Locks the rows that `query` finds against other changes. SQLite's transactions exclude each
 /// other anyway.
-pub(super) fn locking<E: EntityTrait>(tx: &DatabaseTransaction, query: Select<E>) -> Select<E> {
+pub(super) fn locking<E: EntityTrait>(tx: &Transaction, query: Select<E>) -> Select<E> {
     match tx.get_database_backend() {
         DbBackend::Postgres => query.lock_exclusive(),
         DbBackend::Sqlite | DbBackend::MySql => query,

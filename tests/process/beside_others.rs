@@ -5,18 +5,23 @@ use std::sync::Arc;
 use serde_json::json;
 
 use crate::support::command::run;
-use crate::support::{Backend, Database, Posthorn, Receiver, Reply};
+use crate::support::{Backend, Database, Posthorn, Receiver, Reply, on_both_databases};
 
-/// Tables that others have under names of ours, in the schema where everybody looks.
+/// Tables that others have under names of ours, where everybody looks.
 const OTHERS: &str = "
-CREATE TABLE public.nodes (id int, host text);
-CREATE TABLE public.tenants (id int);
-CREATE TABLE public.subscriptions (id int);
-CREATE TABLE public.seaql_migrations (version varchar NOT NULL PRIMARY KEY, applied_at bigint NOT NULL);
-INSERT INTO public.nodes VALUES (1, 'theirs');
-INSERT INTO public.seaql_migrations VALUES ('m20200101_000001_theirs', 0)";
-const THEIRS: &str = "SELECT count(*) FROM public.nodes n, public.seaql_migrations m WHERE n.host = 'theirs' \
-                      AND m.version = 'm20200101_000001_theirs' AND EXISTS (SELECT FROM public.tenants HAVING count(*) = 0)";
+CREATE TABLE nodes (id int, host text);
+CREATE TABLE tenants (id int);
+CREATE TABLE subscriptions (id int);
+CREATE TABLE events (id int);
+CREATE TABLE webhook_deliveries (id int);
+CREATE INDEX subscriptions_by_tenant ON subscriptions (id);
+CREATE TABLE seaql_migrations (version varchar NOT NULL PRIMARY KEY, applied_at bigint NOT NULL);
+INSERT INTO nodes VALUES (1, 'theirs');
+INSERT INTO seaql_migrations VALUES ('m20200101_000001_theirs', 0)";
+const THEIRS: &str = "SELECT count(*) FROM nodes n, seaql_migrations m WHERE n.host = 'theirs' \
+                      AND m.version = 'm20200101_000001_theirs' AND (SELECT count(*) FROM tenants) = 0";
+
+on_both_databases![tables_of_others_are_left_alone];
 
 async fn delivers(posthorn: &Posthorn) {
     let receiver = Receiver::always(Reply::status(200)).await;
@@ -26,18 +31,22 @@ async fn delivers(posthorn: &Posthorn) {
     posthorn.client().get("/health/ready").await.expect(200);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tables_of_others_are_left_alone() {
-    let database = Arc::new(Database::create(Backend::Postgres).await);
-    database.execute(OTHERS).await;
+async fn tables_of_others_are_left_alone(backend: Backend) {
+    let database = Arc::new(Database::create(backend).await);
+    database.execute_as_written(OTHERS).await;
     let mut posthorn = Posthorn::start_on(Arc::clone(&database), &[]).await;
     delivers(&posthorn).await;
     assert!(posthorn.terminate().await.success());
     run(&database, &["migrate", "down", "--steps", "100"], &[]).await.succeeded();
-    assert_eq!(database.number(THEIRS).await, 1);
-    let ours =
-        "SELECT count(*) FROM pg_tables WHERE schemaname = 'posthorn' AND tablename <> 'posthorn_migrations'";
-    assert_eq!(database.number(ours).await, 0);
+    run(&database, &["migrate", "down", "--steps", "100"], &[]).await.succeeded();
+    assert_eq!(database.number_as_written(THEIRS).await, 1);
+    let ours = match backend {
+        Backend::Postgres => "SELECT count(*) FROM pg_tables WHERE schemaname = 'posthorn'",
+        Backend::Sqlite => {
+            "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name LIKE 'posthorn_%'"
+        }
+    };
+    assert_eq!(database.number(ours).await, 1, "the notes of what was applied are left");
 }
 
 /// Two services on one database, each with what is its own.

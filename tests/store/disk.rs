@@ -18,7 +18,8 @@ async fn a_settled_log_is_in_the_file() {
         std::fs::copy(file, &copy).unwrap();
         let mut connection =
             SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(copy)).await.unwrap();
-        sqlx::query_scalar::<_, i64>("SELECT count(*) FROM subscriptions").fetch_one(&mut connection).await
+        let ask = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM posthorn_subscriptions");
+        ask.fetch_one(&mut connection).await
     };
     assert!(in_file().await.is_err(), "not even the table is there");
     world.store.settle_log().await.unwrap();

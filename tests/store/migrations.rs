@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use posthorn::store::{Settings, Store};
 use posthorn_domain::audit::{Action, Stamp};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
+use posthorn_migration::names::TABLES;
 
 use crate::on_both_databases;
 use crate::support::{Backend, Database};
@@ -174,6 +175,9 @@ async fn an_older_release_is_taken_over(backend: Backend) {
         let elsewhere =
             "SELECT count(*) FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'seaql_migrations'";
         assert_eq!(world.database.number(elsewhere).await, 0, "all of ours were moved");
+    } else {
+        let everyday = "SELECT count(*) FROM sqlite_master WHERE name NOT LIKE 'posthorn_%' AND name NOT LIKE 'sqlite_%'";
+        assert_eq!(world.database.number(everyday).await, 2, "theirs, and the shared notes");
     }
     assert!(store.migrations().await.unwrap().iter().all(|(_, applied)| *applied));
     store.migrate_up().await.unwrap();
@@ -226,6 +230,18 @@ async fn as_an_older_release(database: &Database, backend: Backend) {
                          LOOP EXECUTE format('ALTER TABLE posthorn.%I SET SCHEMA public', t); END LOOP; END $$";
         database.execute(move_back).await;
         database.execute("DROP SCHEMA posthorn").await;
+    } else {
+        for table in TABLES.into_iter().filter(|table| !["nodes", "shared_cache", "slots"].contains(table)) {
+            let rename = format!("ALTER TABLE posthorn_{table} RENAME TO {table}");
+            database.execute_as_written(&rename).await;
+        }
+        database
+            .execute_as_written(
+                "DROP INDEX posthorn_webhook_deliveries_finished; \
+                 CREATE INDEX webhook_deliveries_finished ON webhook_deliveries (completed_at_ms) WHERE status >= 3; \
+                 CREATE TABLE nodes (id int, host text)",
+            )
+            .await;
     }
     database.execute("ALTER TABLE posthorn_migrations RENAME TO seaql_migrations").await;
 }

@@ -1,9 +1,11 @@
 //! A database of its own for each test, and questions put to it in SQL.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use posthorn_migration::names::on_sqlite;
 use sqlx::postgres::PgConnection;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{ConnectOptions, Connection, Executor};
@@ -80,13 +82,30 @@ impl Database {
 
     /// One number, such as a `count(*)`.
     pub(crate) async fn number(&self, sql: &str) -> i64 {
-        let rows = self.numbers(sql).await;
+        self.number_as_written(&self.named(sql)).await
+    }
+
+    /// The same, with the names that stand there: of tables that are another's, or an older release's.
+    pub(crate) async fn number_as_written(&self, sql: &str) -> i64 {
+        let rows = self.numbers_as_written(sql).await;
         assert_eq!(rows.len(), 1, "{sql}: expected one row");
         rows[0]
     }
 
     /// The first column of each row, whole numbers.
     pub(crate) async fn numbers(&self, sql: &str) -> Vec<i64> {
+        self.numbers_as_written(&self.named(sql)).await
+    }
+
+    /// The statement with the tables' names in this database.
+    fn named<'a>(&self, sql: &'a str) -> Cow<'a, str> {
+        match &self.place {
+            Place::File(_) => on_sqlite(sql),
+            Place::Server { .. } => Cow::Borrowed(sql),
+        }
+    }
+
+    async fn numbers_as_written(&self, sql: &str) -> Vec<i64> {
         let rows = match &self.place {
             Place::File(path) => {
                 let mut connection = open_file(path, Access::Read).await;
@@ -104,7 +123,8 @@ impl Database {
     pub(crate) async fn rows(&self, sql: &str) -> Vec<(uuid::Uuid, i64, i64, i64)> {
         let rows = match &self.place {
             Place::File(path) => {
-                sqlx::query_as(sql).fetch_all(&mut open_file(path, Access::Read).await).await
+                let mut connection = open_file(path, Access::Read).await;
+                sqlx::query_as(&self.named(sql)).fetch_all(&mut connection).await
             }
             Place::Server { url, .. } => sqlx::query_as(sql).fetch_all(&mut connect(url).await).await,
         };
@@ -114,6 +134,12 @@ impl Database {
     /// Changes what is stored behind the program's back.
     #[allow(dead_code, reason = "only the store's suite needs it")]
     pub(crate) async fn execute(&self, sql: &str) {
+        self.execute_as_written(&self.named(sql)).await;
+    }
+
+    /// The same, with the names that stand there.
+    #[allow(dead_code, reason = "only the store's suite needs it")]
+    pub(crate) async fn execute_as_written(&self, sql: &str) {
         let done = match &self.place {
             Place::File(path) => open_file(path, Access::Write).await.execute(sql).await.map(drop),
             Place::Server { url, .. } => connect(url).await.execute(sql).await.map(drop),
@@ -178,6 +204,7 @@ async fn open_file(path: &Path, access: Access) -> SqliteConnection {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .read_only(access == Access::Read)
+        .create_if_missing(access == Access::Write)
         .busy_timeout(Duration::from_secs(10))
         .disable_statement_logging();
     SqliteConnection::connect_with(&options).await.expect("the test's database file")

@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use posthorn_domain::id::{DeliveryId, Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
+use posthorn_migration::names::on_sqlite;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
-use super::super::sqlite::chunks;
+use super::super::sqlite::{chunks, named};
 use super::super::stats::{Counts, Writer};
 use super::super::{Error, columns};
 use super::{Answer, Intake, Known, known_key, numbered};
@@ -59,12 +60,12 @@ async fn known(
         .collect();
     let mut known = BTreeMap::new();
     for (rows, chunk) in chunks(&keyed) {
-        let sql = format!(
+        let sql = named(&format!(
             "SELECT k.column1, d.id, d.sequence, d.status < 3, e.payload FROM ({}) AS k \
              CROSS JOIN webhook_deliveries d ON d.subscription_id = k.column2 AND d.idempotency_key = k.column3 \
              CROSS JOIN events e ON e.id = d.event_id",
             rows.values("(?, ?, ?)")
-        );
+        ));
         let mut query = sqlx::query_as(&sql);
         for (place, intake, key) in chunk {
             query = query.bind(place).bind(intake.subscription_id.0).bind(key);
@@ -96,9 +97,9 @@ async fn lanes(
     let mut lanes = BTreeMap::new();
     for (rows, chunk) in chunks(&ids) {
         let list = rows.list("?");
-        let sql = format!(
+        let sql = named(&format!(
             "SELECT subscription_id, next_sequence, finished FROM lanes WHERE subscription_id IN ({list})"
-        );
+        ));
         let mut query = sqlx::query_as(&sql);
         for id in chunk {
             query = query.bind(id.0);
@@ -117,11 +118,11 @@ async fn move_on(
 ) -> Result<(), Error> {
     let lanes: Vec<_> = lanes.iter().collect();
     for (rows, chunk) in chunks(&lanes) {
-        let sql = format!(
+        let sql = named(&format!(
             "UPDATE lanes SET next_sequence = moved.column2 FROM ({}) AS moved \
              WHERE subscription_id = moved.column1",
             rows.values("(?, ?)")
-        );
+        ));
         let mut query = sqlx::query(&sql);
         for (id, lane) in chunk {
             query = query.bind(id.0).bind(lane.next);
@@ -133,10 +134,10 @@ async fn move_on(
 
 async fn insert_events(connection: &mut SqliteConnection, fresh: &[(&Intake, i64)]) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
-        let sql = format!(
+        let sql = named(&format!(
             "INSERT INTO events (id, content_type, payload, hops, forwarded_headers, reference_count) {}",
             rows.values("(?, ?, ?, ?, ?, 1)")
-        );
+        ));
         let mut query = sqlx::query(&sql);
         for (intake, _) in chunk {
             query = query
@@ -157,11 +158,11 @@ async fn insert_deliveries(
     now: Timestamp,
 ) -> Result<(), Error> {
     for (rows, chunk) in chunks(fresh) {
-        let sql = format!(
+        let sql = named(&format!(
             "INSERT INTO webhook_deliveries (id, subscription_id, event_id, sequence, ordering_key, \
              idempotency_key, created_at_ms, status, attempt_count, retry_base) {}",
             rows.values("(?, ?, ?, ?, ?, ?, ?, 0, 0, 0)")
-        );
+        ));
         let mut query = sqlx::query(&sql);
         for (intake, sequence) in chunk {
             query = query
@@ -185,7 +186,7 @@ pub(super) async fn stored(
     let mut found = BTreeMap::new();
     for id in ids {
         let sequence: Option<i64> =
-            sqlx::query_scalar("SELECT sequence FROM webhook_deliveries WHERE id = $1")
+            sqlx::query_scalar(&on_sqlite("SELECT sequence FROM webhook_deliveries WHERE id = $1"))
                 .bind(id.0)
                 .fetch_optional(&mut *connection)
                 .await?;

@@ -5,12 +5,13 @@ use std::collections::HashSet;
 use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::id::DeliveryId;
 use posthorn_domain::time::Timestamp;
+use posthorn_migration::names::on_sqlite;
 use sea_orm::sqlx::{self, Connection as _, SqliteConnection};
 use uuid::Uuid;
 
 use super::super::columns::count_to_column;
 use super::super::lane_wide::NOT_DELETED;
-use super::super::sqlite::chunks;
+use super::super::sqlite::{chunks, named};
 use super::super::stats::{Counts, Writer};
 use super::super::subscriptions::circuit_code;
 use super::super::{Error, LaneHealth};
@@ -51,11 +52,11 @@ pub(super) async fn record(
 
 async fn mark(connection: &mut SqliteConnection, started: &[Started]) -> Result<(), Error> {
     for (rows, chunk) in chunks(started) {
-        let sql = format!(
+        let sql = named(&format!(
             "UPDATE webhook_deliveries SET status = 1, next_attempt_at_ms = NULL FROM ({}) AS s \
              WHERE id = s.column1 AND attempt_count = s.column2 - 1 AND +status < 3",
             rows.values("(?, ?)")
-        );
+        ));
         let mut query = sqlx::query(&sql);
         for started in chunk {
             query = query.bind(started.delivery_id.0).bind(number(started.number));
@@ -74,13 +75,13 @@ async fn end(
 ) -> Result<HashSet<DeliveryId>, Error> {
     let mut changed = HashSet::with_capacity(outcomes.len());
     for (rows, chunk) in chunks(outcomes) {
-        let sql = format!(
+        let sql = named(&format!(
             "UPDATE webhook_deliveries SET attempt_count = o.column2, status = o.column3, \
              next_attempt_at_ms = o.column4, completed_at_ms = o.column5, error = o.column6, \
              planned_version = o.column7, retry_base = o.column8 FROM ({}) AS o \
              WHERE id = o.column1 AND attempt_count = o.column2 - 1 AND +status < 3 AND {NOT_DELETED} RETURNING id",
             rows.values("(?, ?, ?, ?, ?, ?, ?, ?)")
-        );
+        ));
         let mut query = sqlx::query_scalar(&sql);
         for outcome in chunk {
             query = query
@@ -103,9 +104,9 @@ async fn end(
 /// before.
 async fn count(connection: &mut SqliteConnection, outcome: &Outcome) -> Result<bool, Error> {
     let attempt = &outcome.attempt;
-    let counted = sqlx::query(
+    let counted = sqlx::query(&on_sqlite(
         "UPDATE webhook_deliveries SET attempt_count = $2 WHERE id = $1 AND attempt_count = $2 - 1",
-    )
+    ))
     .bind(attempt.delivery_id.0)
     .bind(number(attempt.number))
     .execute(connection)
@@ -115,11 +116,11 @@ async fn count(connection: &mut SqliteConnection, outcome: &Outcome) -> Result<b
 
 async fn log(connection: &mut SqliteConnection, outcomes: &[&Outcome]) -> Result<(), Error> {
     for (rows, chunk) in chunks(outcomes) {
-        let sql = format!(
+        let sql = named(&format!(
             "INSERT INTO delivery_attempts (id, delivery_id, subscription_id, attempt_number, outcome, \
              status_code, response_body, error_message, duration_ms, attempted_at_ms) {}",
             rows.values("(?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        );
+        ));
         let mut query = sqlx::query(&sql);
         for outcome in chunk {
             let attempt = &outcome.attempt;
@@ -147,10 +148,10 @@ async fn follow_up(
 ) -> Result<(), Error> {
     let id = outcome.attempt.subscription_id.0;
     if let Some(LaneHealth { circuit, failures, cool_down, probe_at, failing_since }) = outcome.health {
-        sqlx::query(
+        sqlx::query(&on_sqlite(
             "UPDATE lane_health SET circuit = $2, failures = $3, cool_down_ms = $4, probe_at_ms = $5, \
              failing_since_ms = $6 WHERE subscription_id = $1 AND endpoint_version = $7",
-        )
+        ))
         .bind(id)
         .bind(circuit_code(circuit))
         .bind(i32::try_from(failures).unwrap_or(i32::MAX))
@@ -162,7 +163,7 @@ async fn follow_up(
         .await?;
     }
     if let Some((status, reason)) = outcome.standing {
-        sqlx::query(STANDING)
+        sqlx::query(&on_sqlite(STANDING))
             .bind(id)
             .bind(status.code())
             .bind(reason.code())

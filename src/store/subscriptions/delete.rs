@@ -6,11 +6,9 @@
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::time::Timestamp;
-use sea_orm::{
-    ActiveModelTrait as _, ConnectionTrait as _, DatabaseTransaction, DbBackend, IntoActiveModel as _,
-    Statement,
-};
+use sea_orm::{ActiveModelTrait as _, ConnectionTrait as _, DbBackend, IntoActiveModel as _, Statement};
 
+use super::super::database::Transaction;
 use super::super::lane_wide::DELETED;
 use super::super::notices::{self, Notice};
 use super::super::stats::{Counts, Writer};
@@ -128,7 +126,7 @@ impl Store {
 
 impl Deletion {
     /// Ends up to `limit` deliveries, the earliest first.
-    async fn end(self, tx: &DatabaseTransaction, limit: i64) -> Result<Slice, Error> {
+    async fn end(self, tx: &Transaction, limit: i64) -> Result<Slice, Error> {
         let backend = tx.get_database_backend();
         let end = if backend == DbBackend::Postgres { END_ON_POSTGRES } else { END_ON_SQLITE };
         if backend == DbBackend::Postgres {
@@ -158,7 +156,7 @@ impl Deletion {
 }
 
 impl Slice {
-    async fn count(&self, tx: &DatabaseTransaction, now: Timestamp) -> Result<(), Error> {
+    async fn count(&self, tx: &Transaction, now: Timestamp) -> Result<(), Error> {
         Counts { failed: self.ended, ..Counts::default() }.add(tx, now, Writer::Control).await
     }
 }
