@@ -64,9 +64,15 @@ impl Leases {
         self.table().epochs.get(usize::from(slot.0)).copied().flatten()
     }
 
-    /// Whether the slot's lanes run here.
+    /// Whether the slot's lanes run here. A lease that is over counts at once: another node may have the slot by then, and
+    /// is to be told of what is accepted here, though this one may take seconds to notice.
     pub(super) fn serves(&self, slot: Slot) -> bool {
-        self.table().served.get(usize::from(slot.0)).copied().unwrap_or(false)
+        self.serves_at(slot, Instant::now())
+    }
+
+    fn serves_at(&self, slot: Slot, now: Instant) -> bool {
+        self.standing(now) != Standing::Over
+            && self.table().served.get(usize::from(slot.0)).copied().unwrap_or(false)
     }
 
     /// These are about to be handed over.
@@ -172,5 +178,26 @@ impl Leases {
 
     fn table_mut(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_that_is_over_serves_nothing() {
+        let lease = Duration::from_secs(15);
+        let leases = Leases::shared(lease);
+        let (slot, sent) = (Slot(7), Instant::now());
+        leases.add(&[(slot, Epoch::default())]);
+        leases.renewed(sent);
+        for (age, serves) in [(Duration::ZERO, true), (lease - Duration::from_millis(1), true), (lease, false)] {
+            assert_eq!(leases.serves_at(slot, sent + age), serves, "{age:?}");
+        }
+        assert!(!leases.serves_at(Slot(8), sent));
+        leases.stop_serving(&[slot]);
+        assert!(!leases.serves_at(slot, sent));
+        assert!(Leases::whole(lease).serves_at(slot, sent + lease * 100), "on SQLite for good");
     }
 }
