@@ -18,11 +18,13 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
-use crate::api::{self, tls::Tls};
+use crate::api;
 use crate::cache::Caches;
 use crate::clock::Clock;
 use crate::config::{self, Config, Profile};
 use crate::dispatch::{self, Dispatch};
+use crate::http::tls::Tls;
+use crate::http::{server, tls};
 use crate::sender::{self, Sender};
 use crate::store::{self, InstanceLock, LastAdminKey, Sealed, Store};
 use crate::telemetry::output;
@@ -47,7 +49,7 @@ pub enum Error {
     Config(#[from] config::Error),
     /// The API's certificate.
     #[error("{0}")]
-    Tls(#[from] api::tls::Error),
+    Tls(#[from] tls::Error),
     /// The database.
     #[error("{0}")]
     Store(#[from] store::Error),
@@ -122,7 +124,7 @@ impl App {
             (Sealed::AsConfigured, Some(_)) => {}
         }
         let listen = |source| Error::Listen { address: config.listen, source };
-        let listener = api::server::listen(config.listen).map_err(listen)?;
+        let listener = server::listen(config.listen).map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
 
         let guard = AddressGuard::new(config.allowed_private_networks.clone());
@@ -149,7 +151,7 @@ impl App {
             behind_proxy: config.behind_proxy,
             clock,
         };
-        let serving = api::server::Settings {
+        let serving = server::Settings {
             idle_timeout: config.idle_timeout,
             behind_proxy: config.behind_proxy,
             payload_bytes_max: config.payload_bytes_max,
@@ -159,7 +161,7 @@ impl App {
         let server = AbortOnDropHandle::new(tokio::spawn(async move {
             // Dropping the sender stops it as well.
             let stop = async { _ = stop.await };
-            api::server::serve(serving, listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
+            server::serve(serving, listener, tls, endpoint, stop, CLIENTS_PATIENCE).await;
         }));
         info!(database = store.describe().await?, "the database answers");
         info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
@@ -271,8 +273,8 @@ pub fn last_admin_key(config: &Config) -> LastAdminKey {
 }
 
 /// Where the API's certificate is. The configuration has both files or none.
-fn tls_files(config: &Config) -> Option<api::tls::Files> {
-    Some(api::tls::Files { certificate: config.tls_certificate.clone()?, key: config.tls_key.clone()? })
+fn tls_files(config: &Config) -> Option<tls::Files> {
+    Some(tls::Files { certificate: config.tls_certificate.clone()?, key: config.tls_key.clone()? })
 }
 
 fn dispatch_settings(config: &Config) -> dispatch::Settings {

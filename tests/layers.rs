@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 /// Who may use what. `main` sees the crate from outside, and `app` may use everything.
 const ARROWS: &[(&str, &[&str])] = &[
     ("cli", &["app", "config", "store", "telemetry", "clock"]),
-    ("api", &["dispatch", "store", "clock"]),
+    ("api", &["http", "dispatch", "store", "clock"]),
+    ("http", &["dispatch", "store", "clock"]),
     ("dispatch", &["store", "cache", "sender", "clock"]),
     ("cache", &["store"]),
     ("store", &[]),

@@ -9,12 +9,12 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
 use super::paging::{check_limit, cut, read_id_cursor, write_id_cursor};
-use super::problem::Problem;
 use super::words::{ActorKind, AuditAction, TenantName, Time};
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
 
 /// Entries on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 20;

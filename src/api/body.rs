@@ -30,8 +30,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_path_to_error::{Path, Segment};
 use tokio::time::{Instant, timeout_at};
 
-use super::problem::{FieldError, Kind, Problem};
-use super::server::{Client, PACE};
+use crate::http::problem::{FieldError, Kind, Problem};
+use crate::http::server::{Client, PACE};
 
 /// The largest body of the API, other than events: room for 32 static headers of 4 KiB, and for
 /// what escaping adds.

@@ -7,7 +7,7 @@ use poem_openapi::types::MaybeUndefined;
 use serde::{Deserialize, Deserializer};
 
 use super::body::OnlyObject;
-use super::problem::Faults;
+use crate::http::problem::Faults;
 
 /// Makes a change; null takes the value away.
 pub(super) fn set<T>(field: &mut Option<T>, change: MaybeUndefined<T>) {

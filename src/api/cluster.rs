@@ -5,11 +5,11 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
-use super::problem::Problem;
 use super::words::Time;
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
 use crate::store::cluster;
 
 pub(super) struct Cluster {

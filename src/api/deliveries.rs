@@ -13,13 +13,13 @@ use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
 use super::paging::{check_limit, read_cursor, write_cursor};
-use super::problem::{Kind, Problem};
 use super::scope::{check_delivery, find_subscription};
 use super::words::{DeliveryState, Time};
 use crate::dispatch::{Control, IngestError};
+use crate::http::auth::Caller;
+use crate::http::problem::{Kind, Problem};
 use crate::store::{Change, DeliveryFilter, Payload};
 pub(super) use view::{Delivery, DeliveryAttempt, DeliveryPage, ReplayedDelivery};
 

@@ -25,11 +25,11 @@ use super::cluster::Cluster;
 use super::deliveries::Deliveries;
 use super::ingest::Ingest;
 use super::keys::Keys;
-use super::operations::Operations;
 use super::status::Status;
 use super::subscriptions::Subscriptions;
 use super::tenants::Tenants;
 use super::webhook_keys::WebhookKeys;
+use crate::http::operations::Operations;
 
 const DESCRIPTION: &str = "A webhook is a promise: what you hand in arrives, once accepted, in order, at \
     the pace the other side can bear.\n\nEvents are handed in at `/ingest/{subscription_id}` and delivered \

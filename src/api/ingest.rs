@@ -7,7 +7,7 @@
 //! Who has none is told nothing that depends on the subscription, until the signature proves that its secret is
 //! known; else anybody could find out which ids exist. So
 //!
-//! 1. without a signature: 401 at once, by [`super::auth`], with nothing looked at and nothing read;
+//! 1. without a signature: 401 at once, by [`crate::http::auth`], with nothing looked at and nothing read;
 //! 2. what the head alone shows, by bounds that hold for every id: 413 for the length that it declares, 415 for the
 //!    type or the encoding;
 //! 3. the body is read, within the same bounds for every id (413, 408, 400): only now is the subscription looked up;
@@ -47,16 +47,16 @@ use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::{Json, check_declared_length, read};
-use super::event_signature;
-use super::header::once;
-use super::problem::{Kind, Problem};
 use super::scope::find_subscription;
-use super::server::Client;
 use super::words::DeliveryState;
 use crate::clock::Clock;
 use crate::dispatch::{Accepted, Control, NewEvent};
+use crate::http::auth::Caller;
+use crate::http::event_signature;
+use crate::http::header::once;
+use crate::http::problem::{Kind, Problem};
+use crate::http::server::Client;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const ORDERING_KEY: HeaderName = HeaderName::from_static("posthorn-ordering-key");

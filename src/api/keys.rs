@@ -11,14 +11,14 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
-use super::keyring::Keyring;
 use super::paging::{check_limit, check_page};
-use super::problem::{Faults, Kind, Problem};
 use super::words::{TenantName, Time};
 use crate::clock::Clock;
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::keyring::Keyring;
+use crate::http::problem::{Faults, Kind, Problem};
 use crate::store::{LastAdminKey, Revocation};
 
 /// Keys on a page where the client names no number.

@@ -1,58 +1,38 @@
-//! HTTP: the contract of `api.md`, one file per resource.
+//! The contract of `api.md`, one file per resource: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`],
+//! [`keys`], [`status`], [`documents`], [`webhook_keys`].
 //!
-//! A request goes through [`server`] (connections, limits of heads and time), then the shell built
-//! here: errors become problems ([`problem`]), panics too, the host is checked where nobody needs a key
-//! ([`openness`], [`host`]), [`auth`] tells who calls by the [`keyring`], and a slash at the end of a path makes no
-//! difference. Then
-//! it meets its handler: [`subscriptions`], [`ingest`], [`deliveries`], [`tenants`], [`keys`], [`status`],
-//! [`documents`], [`webhook_keys`]. What is another tenant's is not there ([`scope`]).
-//!
-//! Handlers hold no state and decide nothing: they check what came in, ask
-//! [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the
-//! contract and the tables change for different reasons. Bodies are read by [`body`] and changes
-//! checked with [`change`], small types stand in [`words`] and [`rate_limit`], pages and cursors in
-//! [`paging`].
+//! A request comes through [`http`], which says who calls. Handlers hold no state and decide nothing: they check what
+//! came in, ask [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the contract
+//! and the tables change for different reasons. Bodies are read by [`body`] and changes checked with [`change`], small
+//! types stand in [`words`] and [`rate_limit`], pages and cursors in [`paging`]. What is another tenant's is not there
+//! ([`scope`]).
 //!
 //! poem-openapi writes the document from the handlers and their types; [`document`] makes of it what
 //! generators of clients understand.
 
 mod audit;
-mod auth;
 mod body;
 mod change;
 mod cluster;
-mod control_limit;
 mod deliveries;
 pub mod document;
 mod documents;
-mod event_signature;
-mod head;
-mod header;
-mod host;
 mod ingest;
-mod keyring;
 mod keys;
-mod openness;
-mod operations;
 mod paging;
-mod problem;
-mod query;
 mod rate_limit;
 mod scope;
-pub mod server;
 mod shown;
 mod status;
 mod subscriptions;
 mod tenants;
-pub mod tls;
 mod webhook_keys;
 mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
-use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response, get};
+use poem::{Endpoint, EndpointExt as _, Response, get};
 use poem_openapi::{OpenApiService, Tags};
 use posthorn_domain::address::AddressGuard;
 use posthorn_domain::api_key::KeyDigest;
@@ -60,16 +40,14 @@ use posthorn_domain::signature::SecretKey;
 
 use crate::clock::Clock;
 use crate::dispatch::Control;
+use crate::http::keyring::Keyring;
+use crate::http::{self, control_limit, problem, query};
 use crate::store::LastAdminKey;
 use audit::Audit;
 use cluster::Cluster;
 use deliveries::Deliveries;
 use ingest::Ingest;
-use keyring::Keyring;
 use keys::Keys;
-use operations::Operations;
-use problem::Problem;
-use problem::refusal::to_response;
 use status::Status;
 use subscriptions::Subscriptions;
 use tenants::Tenants;
@@ -148,50 +126,19 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         .nest("/", OpenApiService::new(api, "", ""))
         .around(move |next, request| query::check(next, known.clone(), request))
         .around(move |next, request| control_limit::keep(next, control.clone(), request));
-    shell(routes, keyring, behind_proxy, operations)
-}
-
-/// All that stands before the routes.
-fn shell(
-    routes: impl Endpoint<Output = Response> + 'static,
-    keyring: Keyring,
-    behind_proxy: bool,
-    operations: Arc<Operations>,
-) -> impl Endpoint<Output = Response> {
-    routes
-        .with(NormalizePath::new(TrailingSlash::Trim))
-        .around(move |next, request| auth::guard(next, keyring.clone(), behind_proxy, request))
-        .with(CatchPanic::new().with_handler(|_| Problem::internal().into_response()))
-        .around(move |next, request| answer(next, operations.clone(), request))
-        .map_to_response()
-}
-
-/// Makes an answer of whatever comes back, and says what no answer of ours goes without.
-async fn answer<E: Endpoint>(
-    next: Arc<E>,
-    operations: Arc<Operations>,
-    request: Request,
-) -> poem::Result<Response> {
-    let (uri, scheme) = (request.uri().clone(), request.scheme().clone());
-    let mut response = match head::check_transfer_encoding(request.headers()) {
-        Err(problem) => problem.into_response(),
-        Ok(()) => match next.call(request).await {
-            Ok(output) => output.into_response(),
-            Err(error) => to_response(error, uri.path(), &operations),
-        },
-    };
-    head::secure(response.headers_mut(), &scheme);
-    Ok(response)
+    http::shell(routes, keyring, behind_proxy, operations)
 }
 
 #[cfg(test)]
 mod tests {
     use poem::http::Method;
     use poem::test::TestClient;
-    use poem::{handler, post};
+    use poem::{Request, handler, post};
     use serde_json::Value;
 
     use super::*;
+    use crate::http::auth;
+    use crate::http::operations::Operations;
     use crate::store::{self, Store};
 
     #[handler]
@@ -216,7 +163,7 @@ mod tests {
         operations.add_page("/who");
         let admin_key = admin_key.map(|key| KeyDigest::of(key.as_bytes()));
         let keyring = Keyring::new(store, Clock::system(), admin_key, true);
-        TestClient::new(shell(routes, keyring, false, Arc::new(operations)))
+        TestClient::new(http::shell(routes, keyring, false, Arc::new(operations)))
             .default_header("host", "127.0.0.1:8000")
     }
 

@@ -7,7 +7,7 @@ use posthorn_domain::limits::{PAGE_LIMIT_MAX, PAGE_NUMBER_MAX};
 
 use uuid::Uuid;
 
-use super::problem::{Kind, Problem};
+use crate::http::problem::{Kind, Problem};
 
 /// `limit`: how many items at most, 1 to 100.
 pub(super) fn check_limit(limit: Option<i64>, default: u32) -> Result<u32, Problem> {

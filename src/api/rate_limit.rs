@@ -7,7 +7,7 @@ use posthorn_domain::subscription;
 use serde::{Deserialize, Serialize};
 
 use super::change::within;
-use super::problem::Faults;
+use crate::http::problem::Faults;
 
 /// At most so many requests per second, with so many at once after a rest.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, Object)]

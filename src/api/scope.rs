@@ -5,9 +5,9 @@ use std::sync::Arc;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::subscription::Subscription;
 
-use super::auth::Caller;
-use super::problem::Problem;
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
 
 /// The subscription, where it is there for the caller; refused with the words for one that is not there at all.
 pub(super) async fn find_subscription(

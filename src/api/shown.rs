@@ -15,7 +15,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use super::body::{Json, push_segment};
-use super::problem::{Faults, Problem};
+use crate::http::problem::{Faults, Problem};
 
 /// A change of a resource, as its fields that may be changed.
 pub(super) trait Changes: Type + DeserializeOwned {

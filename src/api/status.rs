@@ -9,14 +9,14 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
 use super::deliveries::{Delivery, DeliveryAttempt, explained};
 use super::paging::check_limit;
-use super::problem::Problem;
 use super::scope::{check_delivery, find_subscription};
 use super::words::Time;
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::problem::Problem;
 use crate::store::{Activity, STATS_WINDOW, Stats};
 
 /// Attempts in a list where the client names no number.

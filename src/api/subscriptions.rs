@@ -18,15 +18,15 @@ use posthorn_domain::tenant::Tenant;
 use uuid::Uuid;
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::{Json, OptionalJson};
 use super::ingest::AcceptedAnswer;
 use super::paging::{check_limit, check_page};
-use super::problem::{Kind, Problem};
 use super::scope::check_subscription;
 use super::shown::Changed;
 use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
+use crate::http::auth::Caller;
+use crate::http::problem::{Kind, Problem};
 use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
 use check::{Change, TargetRules};
 use input::{SigningSecretRotation, SubscriptionCreate, SubscriptionUpdate};

@@ -10,14 +10,14 @@ use posthorn_domain::tenant::{self, TenantSettings};
 use serde::{Deserialize, Serialize};
 
 use super::Tag;
-use super::auth::Caller;
 use super::body::Json;
 use super::change::{field, object, set, within};
-use super::problem::{Faults, Kind, Problem};
 use super::rate_limit::{RateLimit, check_rate_limit};
 use super::shown::{Changed, Changes};
 use super::words::TenantName;
 use crate::dispatch::Control;
+use crate::http::auth::Caller;
+use crate::http::problem::{Faults, Kind, Problem};
 
 pub(super) struct Tenants {
     pub(super) control: Control,

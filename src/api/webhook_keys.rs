@@ -10,10 +10,10 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::body::Json;
-use super::problem::Problem;
 use super::words::Time;
 use crate::clock::Clock;
 use crate::dispatch::Control;
+use crate::http::problem::Problem;
 
 pub(super) struct WebhookKeys {
     pub(super) control: Control,

@@ -192,7 +192,9 @@ mod tests {
         let (slot, sent) = (Slot(7), Instant::now());
         leases.add(&[(slot, Epoch::default())]);
         leases.renewed(sent);
-        for (age, serves) in [(Duration::ZERO, true), (lease - Duration::from_millis(1), true), (lease, false)] {
+        for (age, serves) in
+            [(Duration::ZERO, true), (lease - Duration::from_millis(1), true), (lease, false)]
+        {
             assert_eq!(leases.serves_at(slot, sent + age), serves, "{age:?}");
         }
         assert!(!leases.serves_at(Slot(8), sent));

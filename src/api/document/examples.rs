@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::api::problem::Kind;
+use crate::http::problem::Kind;
 
 const SUBSCRIPTION: &str = "019a2f6e-6d3c-7b1e-9c54-2f1d7a80c6b1";
 const DELIVERY: &str = "019a2f6e-8a11-7d02-8f3b-5e9c01d4a7f2";

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::examples;
 use super::schemas::bound_length;
-use crate::api::problem::{CONTENT_TYPE, Kind};
+use crate::http::problem::{CONTENT_TYPE, Kind};
 
 /// How headers are usually spelt; poem-openapi writes them in capitals.
 const HEADERS: &[&str] = &["Location", "Idempotent-Replayed"];

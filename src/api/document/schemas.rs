@@ -9,7 +9,7 @@ use posthorn_domain::limits::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::api::problem::ProblemBody;
+use crate::http::problem::ProblemBody;
 
 /// What clients send. Everything else is sent to them.
 const REQUESTS: &[&str] = &[

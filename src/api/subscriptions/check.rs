@@ -29,8 +29,8 @@ use super::input::{
 use super::own::Own;
 use crate::api::body::push_segment;
 use crate::api::change::{field, set, set_or, within};
-use crate::api::problem::{Faults, Problem};
 use crate::api::rate_limit::check_rate_limit;
+use crate::http::problem::{Faults, Problem};
 
 /// A checked change: what is undefined stays, null clears.
 #[derive(Clone, Debug, Default)]

@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::dispatch::Control;
 
 /// Refuses a call beyond its tenant's limit.
-pub(super) async fn keep<E: Endpoint>(next: Arc<E>, control: Control, request: Request) -> Result<E::Output> {
+pub(crate) async fn keep<E: Endpoint>(next: Arc<E>, control: Control, request: Request) -> Result<E::Output> {
     if let Caller::Known(Access::Tenant(tenant), _) = Caller::of_request(&request)
         && !is_ingest(request.uri().path())
         && let Some(wait) = control.take_call(&tenant).await.map_err(Problem::from)?

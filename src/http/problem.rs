@@ -8,8 +8,8 @@
 //! secret, or what a library says of itself.
 
 mod kind;
-pub(super) mod pages;
-pub(super) mod refusal;
+pub(crate) mod pages;
+pub(crate) mod refusal;
 
 use std::borrow::Cow;
 use std::fmt::{self, Display};
@@ -23,13 +23,13 @@ use poem_openapi::types::Type as _;
 use poem_openapi::{ApiResponse, Object};
 use serde::Serialize;
 
-pub(super) use self::kind::Kind;
+pub(crate) use self::kind::Kind;
 
 use crate::dispatch::{ChangeError, IngestError, ReadsBusy};
 use crate::store;
 
 /// The content type of every problem.
-pub(super) const CONTENT_TYPE: &str = "application/problem+json";
+pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
 
 /// When to come back where the database is away: it is asked anew by then.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -39,7 +39,7 @@ const SECRETS_RETRY_AFTER: Duration = Duration::from_mins(1);
 
 /// Why a request was refused or failed.
 #[derive(Debug)]
-pub(super) struct Problem {
+pub(crate) struct Problem {
     kind: Kind,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
@@ -58,17 +58,17 @@ enum ProblemHeader {
 
 /// A field at fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Object)]
-pub(super) struct FieldError {
+pub(crate) struct FieldError {
     /// The field as a JSON pointer into the body (RFC 6901); empty for the whole body.
-    pub(super) pointer: String,
+    pub(crate) pointer: String,
     /// What is wrong with it, and what it takes.
-    pub(super) detail: String,
+    pub(crate) detail: String,
 }
 
 /// A problem as it is written (RFC 9457 §3.1).
 #[derive(Serialize, Object)]
 #[oai(rename = "Problem")]
-pub(super) struct ProblemBody {
+pub(crate) struct ProblemBody {
     /// Names the kind of problem, and never changes; the path answers a page that explains it.
     r#type: String,
     /// The kind of problem in words.
@@ -84,12 +84,12 @@ pub(super) struct ProblemBody {
 }
 
 impl Problem {
-    pub(super) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub(crate) fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), header: None }
     }
 
     /// Some fields are at fault.
-    pub(super) fn fields(errors: Vec<FieldError>) -> Self {
+    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [FieldError { pointer, detail }] if pointer.is_empty() => detail.clone(),
             [FieldError { pointer, detail }] => format!("{pointer}: {detail}"),
@@ -99,22 +99,22 @@ impl Problem {
     }
 
     /// A subscription that is not there.
-    pub(super) fn no_subscription() -> Self {
+    pub(crate) fn no_subscription() -> Self {
         Self::new(Kind::NotFound, "there is no subscription with this id")
     }
 
     /// A subscription that only enabling brings back.
-    pub(super) fn disabled() -> Self {
+    pub(crate) fn disabled() -> Self {
         Self::new(Kind::SubscriptionDisabled, "the subscription is disabled; POST /subscriptions/{id}/enable")
     }
 
     /// A subscription that only resuming brings back.
-    pub(super) fn paused() -> Self {
+    pub(crate) fn paused() -> Self {
         Self::new(Kind::SubscriptionPaused, "the subscription is paused; POST /subscriptions/{id}/resume")
     }
 
     /// A delivery whose subscription is not there any more.
-    pub(super) fn subscription_deleted() -> Self {
+    pub(crate) fn subscription_deleted() -> Self {
         Self::new(
             Kind::SubscriptionDeleted,
             "the delivery's subscription was deleted, so there is no endpoint to send to",
@@ -122,12 +122,12 @@ impl Problem {
     }
 
     /// A delivery that is not there.
-    pub(super) fn no_delivery() -> Self {
+    pub(crate) fn no_delivery() -> Self {
         Self::new(Kind::NotFound, "there is no delivery with this id, or retention removed it")
     }
 
     /// A body beyond its limit.
-    pub(super) fn too_large(bytes_max: usize) -> Self {
+    pub(crate) fn too_large(bytes_max: usize) -> Self {
         Self::new(Kind::PayloadTooLarge, format!("the body may have at most {bytes_max} bytes"))
     }
 
@@ -142,56 +142,56 @@ impl Problem {
     }
 
     /// After it the connection ends: who knows where the request does.
-    pub(super) fn closing(mut self) -> Self {
+    pub(crate) fn closing(mut self) -> Self {
         self.header = Some(ProblemHeader::Close);
         self
     }
 
     /// No API key, or one that nobody knows.
-    pub(super) fn api_key_required() -> Self {
+    pub(crate) fn api_key_required() -> Self {
         Self::new(Kind::ApiKeyRequired, "send a valid API key as Authorization: Bearer <key>")
             .challenge("Bearer")
     }
 
     /// A valid key that may not do this.
-    pub(super) fn forbidden() -> Self {
+    pub(crate) fn forbidden() -> Self {
         Self::new(Kind::Forbidden, "this needs an admin's API key, and the one sent is a tenant's")
     }
 
     /// Keys are not looked up for a while.
-    pub(super) fn too_many_guesses(wait: Duration) -> Self {
+    pub(crate) fn too_many_guesses(wait: Duration) -> Self {
         let detail = "this address sent many wrong API keys; send the right one after Retry-After";
         Self::new(Kind::TooManyGuesses, detail).retry_after(wait)
     }
 
     /// An event from somebody without an API key, whom no signature speaks for either.
-    pub(super) fn event_not_proved() -> Self {
+    pub(crate) fn event_not_proved() -> Self {
         let detail = "sign the event with the subscription's secret_key, or send a valid API key as \
                       Authorization: Bearer <key>";
         Self::new(Kind::ApiKeyRequired, detail).challenge("Bearer")
     }
 
     /// An event that came round too often.
-    pub(super) fn event_loop() -> Self {
+    pub(crate) fn event_loop() -> Self {
         let detail = "the event has come through Posthorn more than 8 times (Posthorn-Hops): a target leads back to \
                       where the event came from, so it would go round for ever";
         Self::new(Kind::EventLoop, detail)
     }
 
     /// The ingest signature is missing, malformed or wrong.
-    pub(super) fn invalid_signature(detail: &'static str) -> Self {
+    pub(crate) fn invalid_signature(detail: &'static str) -> Self {
         // RFC 9110 §11.6.1 asks for a challenge; no scheme is registered for signed bodies, so the
         // header to send is named.
         Self::new(Kind::InvalidSignature, detail).challenge("X-Webhook-Signature-256")
     }
 
     #[cfg(test)]
-    pub(super) fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
     #[cfg(test)]
-    pub(super) fn errors(&self) -> &[FieldError] {
+    pub(crate) fn errors(&self) -> &[FieldError] {
         &self.errors
     }
 }
@@ -245,7 +245,7 @@ impl From<ChangeError> for Problem {
 
 impl Problem {
     /// Ingest that came to nothing, or to nobody knows what.
-    pub(super) fn ingest(error: IngestError) -> Self {
+    pub(crate) fn ingest(error: IngestError) -> Self {
         match error {
             IngestError::NotFound => Self::no_subscription(),
             IngestError::SubscriptionDeleted => Self::subscription_deleted(),
@@ -280,7 +280,7 @@ impl Problem {
     }
 
     /// A call beyond what the tenant may make.
-    pub(super) fn control_spent(retry_after: Duration) -> Self {
+    pub(crate) fn control_spent(retry_after: Duration) -> Self {
         let detail = "the tenant calls the API more often than its control_limit allows";
         Self::new(Kind::ControlSpent, detail).retry_after(retry_after)
     }
@@ -302,7 +302,7 @@ impl Problem {
     }
 
     /// The server holds as much in memory for this caller as it may.
-    pub(super) fn no_room() -> Self {
+    pub(crate) fn no_room() -> Self {
         let detail =
             "too many bodies and answers of this caller wait in memory; nothing was done, try again later";
         Self::new(Kind::StoreUnavailable, detail).retry_after(STORE_RETRY_AFTER)
@@ -313,12 +313,12 @@ impl Problem {
     }
 
     /// A part of the server is not ready.
-    pub(super) fn not_ready(detail: &'static str) -> Self {
+    pub(crate) fn not_ready(detail: &'static str) -> Self {
         Self::new(Kind::NotReady, detail).retry_after(STORE_RETRY_AFTER)
     }
 
     /// A secret that is needed cannot be read, until it is set anew or an operator mends it.
-    pub(super) fn secrets_unreadable() -> Self {
+    pub(crate) fn secrets_unreadable() -> Self {
         let detail = "the server cannot read a secret of the subscription (unreadable_secrets names it), or may not \
                       write one; set it anew, or ask the operator to run posthorn secrets rotate";
         Self::new(Kind::SecretsUnreadable, detail).retry_after(SECRETS_RETRY_AFTER)
@@ -330,7 +330,7 @@ impl Problem {
     }
 
     /// A bug of ours; what it was stands in the log.
-    pub(super) fn internal() -> Self {
+    pub(crate) fn internal() -> Self {
         Self::new(Kind::Internal, "this is a bug; the server's log says more")
     }
 }
@@ -401,21 +401,21 @@ impl ApiResponse for Problem {
 
 /// Collects every fault of a body, so that a client learns of all at once.
 #[derive(Debug, Default)]
-pub(super) struct Faults(Vec<FieldError>);
+pub(crate) struct Faults(Vec<FieldError>);
 
 impl Faults {
     /// Notes that the field at `pointer` is at fault.
-    pub(super) fn add(&mut self, pointer: impl Into<String>, detail: impl Display) {
+    pub(crate) fn add(&mut self, pointer: impl Into<String>, detail: impl Display) {
         self.0.push(FieldError { pointer: pointer.into(), detail: detail.to_string() });
     }
 
     /// The value, or a note that the field at `pointer` is at fault.
-    pub(super) fn take<T>(&mut self, pointer: &str, result: Result<T, impl Display>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, pointer: &str, result: Result<T, impl Display>) -> Option<T> {
         result.map_err(|error| self.add(pointer, error)).ok()
     }
 
     /// The problem, where anything is at fault.
-    pub(super) fn check(self) -> Result<(), Problem> {
+    pub(crate) fn check(self) -> Result<(), Problem> {
         if self.0.is_empty() { Ok(()) } else { Err(Problem::fields(self.0)) }
     }
 }

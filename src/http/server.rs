@@ -52,7 +52,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::tls::Tls;
-pub(in crate::api) use client::Client;
+pub(crate) use client::Client;
 use client::Times;
 use connections::{Bounds, Connections, Entry};
 use linger::{Lingering, Refused};
@@ -75,7 +75,7 @@ const ENTER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How bodies must arrive and answers be taken: a page of the largest answers in half a minute over a bad line, and
 /// 32 MiB in seventeen minutes at most.
-pub(in crate::api) const PACE: Pace =
+pub(crate) const PACE: Pace =
     Pace { bytes_per_second: 32 * 1024, grace: Duration::from_secs(30), silence: Duration::from_secs(30) };
 
 /// Connections: each costs some 25 KiB.

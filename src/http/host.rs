@@ -23,7 +23,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Refuses a request that names no host or two, and on a server without keys one that names another machine's or
 /// comes from a page of another's.
-pub(super) fn check(request: &Request, keyless: bool) -> Result<(), Problem> {
+pub(crate) fn check(request: &Request, keyless: bool) -> Result<(), Problem> {
     let headers = request.headers();
     let mut hosts = headers.get_all(header::HOST).iter();
     let (host, second) = (hosts.next(), hosts.next());

@@ -11,7 +11,7 @@ use posthorn_domain::transfer::{Pace, Transfer};
 use tokio::task::AbortHandle;
 
 use super::connections::{Connections, Room};
-use crate::api::problem::Problem;
+use crate::http::problem::Problem;
 
 /// How long a client's request waits for room in memory, before it is told to come again.
 const ROOM_TIMEOUT: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(super) struct Times {
 
 /// A connection, as those see it who serve it. Cheap to clone.
 #[derive(Clone)]
-pub(in crate::api) struct Client(Arc<Inner>);
+pub(crate) struct Client(Arc<Inner>);
 
 struct Inner {
     id: u64,
@@ -225,7 +225,7 @@ impl Client {
     }
 
     /// Who calls: memory for the request is held in its name. Where a key proved it, the connection is its own.
-    pub(in crate::api) fn called_by(&self, caller: Holder) {
+    pub(crate) fn called_by(&self, caller: Holder) {
         if caller.is_proved() {
             self.prove(caller.clone());
         }
@@ -233,7 +233,7 @@ impl Client {
     }
 
     /// A key or a signature proved whose the connection is.
-    pub(in crate::api) fn prove(&self, holder: Holder) {
+    pub(crate) fn prove(&self, holder: Holder) {
         let before = std::mem::replace(&mut self.state().holder, holder);
         if !before.is_proved() {
             self.0.connections.proved(self.0.id);
@@ -241,7 +241,7 @@ impl Client {
     }
 
     /// Waits for room for an answer whose size nobody knows yet.
-    pub(in crate::api) async fn room_for_answer(&self) -> Result<(), Problem> {
+    pub(crate) async fn room_for_answer(&self) -> Result<(), Problem> {
         self.room(ANSWER_BYTES_EXPECTED, true).await
     }
 
@@ -270,14 +270,14 @@ impl Client {
     }
 
     /// A body is waited for.
-    pub(in crate::api) fn takes_body(&self) -> TakingBody<'_> {
+    pub(crate) fn takes_body(&self) -> TakingBody<'_> {
         self.state().body = Some(Transfer::new(now()));
         TakingBody { client: self, room: FREE_BYTES }
     }
 }
 
 /// While a body is waited for.
-pub(in crate::api) struct TakingBody<'a> {
+pub(crate) struct TakingBody<'a> {
     client: &'a Client,
     /// So many bytes there is room for.
     room: u64,
@@ -285,14 +285,14 @@ pub(in crate::api) struct TakingBody<'a> {
 
 impl TakingBody<'_> {
     /// So many bytes came.
-    pub(in crate::api) fn received(&self, bytes: usize) {
+    pub(crate) fn received(&self, bytes: usize) {
         if let Some(body) = &mut self.client.state().body {
             body.progress(bytes, now());
         }
     }
 
     /// Waits until there is room for a body of `bytes`.
-    pub(in crate::api) async fn room_for(&mut self, bytes: usize) -> Result<(), Problem> {
+    pub(crate) async fn room_for(&mut self, bytes: usize) -> Result<(), Problem> {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         if bytes <= self.room {
             return Ok(());

@@ -12,13 +12,13 @@ const SIGNATURE: HeaderName = HeaderName::from_static("x-webhook-signature-256")
 const SIGNATURE_OF_GITHUB: HeaderName = HeaderName::from_static("x-hub-signature-256");
 
 /// Whether a request says that it is signed.
-pub(super) fn is_there(headers: &HeaderMap) -> bool {
+pub(crate) fn is_there(headers: &HeaderMap) -> bool {
     headers.contains_key(SIGNATURE) || headers.contains_key(SIGNATURE_OF_GITHUB)
 }
 
 /// Every signature that is there must be right by one of `keys`, and one must be there. A header that comes twice is
 /// wrong: whoever reads the other one sees another signature.
-pub(super) fn check(headers: &HeaderMap, keys: &[&SecretKey], payload: &[u8]) -> Result<(), Problem> {
+pub(crate) fn check(headers: &HeaderMap, keys: &[&SecretKey], payload: &[u8]) -> Result<(), Problem> {
     let mut some = false;
     for name in [&SIGNATURE, &SIGNATURE_OF_GITHUB] {
         let value = once(headers, name);

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// The operations of the API, as its document has them, and the pages beside it.
 #[derive(Debug, Default)]
-pub(super) struct Operations(Vec<Operation>);
+pub(crate) struct Operations(Vec<Operation>);
 
 #[derive(Debug)]
 struct Operation {
@@ -17,7 +17,7 @@ struct Operation {
 }
 
 impl Operations {
-    pub(super) fn of(document: &Value) -> Self {
+    pub(crate) fn of(document: &Value) -> Self {
         let mut operations = Self::default();
         let paths = document.get("paths").and_then(Value::as_object).into_iter().flatten();
         for (path, item) in paths {
@@ -35,7 +35,7 @@ impl Operations {
     }
 
     /// Adds a page, with any parameters.
-    pub(super) fn add_page(&mut self, path: &str) {
+    pub(crate) fn add_page(&mut self, path: &str) {
         self.add(path, Method::GET, None);
     }
 
@@ -51,7 +51,7 @@ impl Operations {
     }
 
     /// What `Allow` says for `path` (RFC 9110 §10.2.1).
-    pub(super) fn allow(&self, path: &str) -> String {
+    pub(crate) fn allow(&self, path: &str) -> String {
         let mut names: Vec<&str> = Vec::new();
         for Operation { method, .. } in self.fitting(path) {
             names.push(method.as_str());
@@ -63,7 +63,7 @@ impl Operations {
     }
 
     /// The query parameters that a call takes; none where they are not known.
-    pub(super) fn parameters(&self, method: &Method, path: &str) -> Option<&[String]> {
+    pub(crate) fn parameters(&self, method: &Method, path: &str) -> Option<&[String]> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         let mut fitting = self.fitting(path).filter(|operation| operation.method == *method);
         fitting.next()?.parameters.as_deref()
@@ -82,7 +82,7 @@ impl Operation {
 }
 
 /// A path's parts; a slash at the end makes no difference.
-pub(super) fn segments(path: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 

@@ -11,7 +11,7 @@ const POLICY: &str = "default-src 'none'; base-uri 'none'; form-action 'none'; f
 
 /// `GET /problems/{name}`.
 #[handler]
-pub(in crate::api) fn show(Path(name): Path<String>) -> Result<Response, Problem> {
+pub(crate) fn show(Path(name): Path<String>) -> Result<Response, Problem> {
     let kind = Kind::ALL.iter().find(|kind| kind.name() == name);
     let kind =
         *kind.ok_or_else(|| Problem::new(Kind::NotFound, "there is no kind of problem with this name"))?;

@@ -49,7 +49,7 @@ const TRUSTED_MAX: u64 = 10_000;
 
 /// The keys that open the API. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Keyring(Arc<Inner>);
+pub(crate) struct Keyring(Arc<Inner>);
 
 struct Inner {
     store: Store,
@@ -69,7 +69,7 @@ struct Inner {
 
 impl Keyring {
     /// The keys in the store, and `admin`. Where that is none and `is_open`, nobody needs a key until there is one.
-    pub(super) fn new(store: Store, clock: Clock, admin: Option<KeyDigest>, is_open: bool) -> Self {
+    pub(crate) fn new(store: Store, clock: Clock, admin: Option<KeyDigest>, is_open: bool) -> Self {
         Self(Arc::new(Inner {
             store,
             clock,
@@ -88,7 +88,7 @@ impl Keyring {
     }
 
     /// Whether nobody needs a key: the server may be open, and there has never been one.
-    pub(super) async fn is_open(&self) -> Result<bool, Problem> {
+    pub(crate) async fn is_open(&self) -> Result<bool, Problem> {
         match &self.0.openness {
             Some(openness) => Ok(openness.is_open(&self.0.store).await?),
             None => Ok(false),
@@ -96,12 +96,12 @@ impl Keyring {
     }
 
     /// As [`is_open`](Self::is_open), as far as is known without looking.
-    pub(super) fn was_open(&self) -> bool {
+    pub(crate) fn was_open(&self) -> bool {
         self.0.openness.as_ref().is_some_and(Openness::was_open)
     }
 
     /// How far `key`, sent from `address`, opens the API, and who has it; not at all where nobody knows it.
-    pub(super) async fn access(
+    pub(crate) async fn access(
         &self,
         key: &[u8],
         address: Option<IpAddr>,
@@ -137,7 +137,7 @@ impl Keyring {
     }
 
     /// A key was made, here.
-    pub(super) async fn added(&self, digest: KeyDigest) {
+    pub(crate) async fn added(&self, digest: KeyDigest) {
         self.0.unknown.invalidate(&digest).await;
         if let Some(openness) = &self.0.openness {
             openness.close();
@@ -145,7 +145,7 @@ impl Keyring {
     }
 
     /// A key was revoked, here.
-    pub(super) async fn revoked(&self, digest: KeyDigest) {
+    pub(crate) async fn revoked(&self, digest: KeyDigest) {
         self.0.known.invalidate(&digest).await;
         self.0.trusted.invalidate(&digest).await;
     }

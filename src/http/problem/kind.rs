@@ -6,23 +6,23 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $status:ident $name:literal $title:literal,)+) => {
         /// What went wrong, in the kinds that clients can tell apart.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub(in crate::api) enum Kind { $($(#[$doc])* $kind,)+ }
+        pub(crate) enum Kind { $($(#[$doc])* $kind,)+ }
 
         impl Kind {
             /// Every kind.
-            pub(in crate::api) const ALL: &[Self] = &[$(Self::$kind),+];
+            pub(crate) const ALL: &[Self] = &[$(Self::$kind),+];
 
             /// The last part of `type`; never changes.
-            pub(in crate::api) const fn name(self) -> &'static str {
+            pub(crate) const fn name(self) -> &'static str {
                 match self { $(Self::$kind => $name,)+ }
             }
 
             /// The same for every problem of this kind.
-            pub(in crate::api) const fn title(self) -> &'static str {
+            pub(crate) const fn title(self) -> &'static str {
                 match self { $(Self::$kind => $title,)+ }
             }
 
-            pub(in crate::api) const fn status(self) -> StatusCode {
+            pub(crate) const fn status(self) -> StatusCode {
                 match self { $(Self::$kind => StatusCode::$status,)+ }
             }
         }

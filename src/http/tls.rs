@@ -50,7 +50,7 @@ pub struct Files {
 pub struct Tls {
     files: Files,
     newest: Arc<Newest>,
-    pub(super) acceptor: TlsAcceptor,
+    pub(crate) acceptor: TlsAcceptor,
 }
 
 impl Tls {
@@ -70,7 +70,7 @@ impl Tls {
     }
 
     /// Takes in what the files hold from now on; never ends, and may be dropped.
-    pub(super) async fn keep_up(&self) {
+    pub(crate) async fn keep_up(&self) {
         // What was said last, so that it is said once.
         let mut said = None;
         loop {

@@ -24,7 +24,7 @@ use super::server::Client;
 
 /// Who a request comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Caller {
+pub(crate) enum Caller {
     /// Has a key, or needs none.
     Known(Access, Actor),
     /// Has no valid key.
@@ -33,12 +33,12 @@ pub(super) enum Caller {
 
 impl Caller {
     /// Whoever the guard let pass; a stranger where none did.
-    pub(super) fn of_request(request: &Request) -> Self {
+    pub(crate) fn of_request(request: &Request) -> Self {
         request.extensions().get().cloned().unwrap_or(Self::Stranger)
     }
 
     /// Whose things it sees.
-    pub(super) const fn scope(&self) -> Scope<'_> {
+    pub(crate) const fn scope(&self) -> Scope<'_> {
         match self {
             Self::Known(access, _) => access.scope(),
             Self::Stranger => Scope::Nothing,
@@ -46,7 +46,7 @@ impl Caller {
     }
 
     /// The tenant whose share of what is bounded by tenant it uses; `None`: that of whoever is not a tenant.
-    pub(super) const fn payer(&self) -> Option<&Tenant> {
+    pub(crate) const fn payer(&self) -> Option<&Tenant> {
         match self.scope() {
             Scope::Tenant(tenant) => Some(tenant),
             Scope::All | Scope::Nothing => None,
@@ -54,16 +54,16 @@ impl Caller {
     }
 
     /// Whether what is `tenant`'s is there for it.
-    pub(super) fn sees(&self, tenant: &Tenant) -> bool {
+    pub(crate) fn sees(&self, tenant: &Tenant) -> bool {
         self.scope().sees(tenant)
     }
 
-    pub(super) fn is_admin(&self) -> bool {
+    pub(crate) fn is_admin(&self) -> bool {
         matches!(self, Self::Known(Access::Admin, _))
     }
 
     /// Who it is to the audit log.
-    pub(super) const fn actor(&self) -> Actor {
+    pub(crate) const fn actor(&self) -> Actor {
         match self {
             Self::Known(_, actor) => *actor,
             Self::Stranger => Actor::Anyone,
@@ -71,7 +71,7 @@ impl Caller {
     }
 
     /// Refuses who does not see everything.
-    pub(super) fn check_admin(&self) -> Result<(), Problem> {
+    pub(crate) fn check_admin(&self) -> Result<(), Problem> {
         if self.is_admin() { Ok(()) } else { Err(Problem::forbidden()) }
     }
 }
@@ -111,7 +111,7 @@ impl Door {
 }
 
 /// Tells who calls, and refuses strangers where they may not enter.
-pub(super) async fn guard<E: Endpoint>(
+pub(crate) async fn guard<E: Endpoint>(
     next: Arc<E>,
     keyring: Keyring,
     behind_proxy: bool,

@@ -19,7 +19,7 @@ const TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=315360
 
 /// Refuses every coding of the body but `chunked`, once. hyper looks at the last one alone, and would hand on a
 /// compressed body as it is; others may see another end of it (RFC 9112 §6.1).
-pub(super) fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
+pub(crate) fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
     let allowed = match (codings.next(), codings.next()) {
         (None, _) => true,
@@ -33,7 +33,7 @@ pub(super) fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Problem
 }
 
 /// What every answer says. Behind a proxy, TLS and with it `Strict-Transport-Security` are the proxy's.
-pub(super) fn secure(headers: &mut HeaderMap, scheme: &Scheme) {
+pub(crate) fn secure(headers: &mut HeaderMap, scheme: &Scheme) {
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     // Pages have their own.

@@ -15,7 +15,7 @@ use super::problem::{Kind, Problem};
 const NAME_CHARS_MAX: usize = 64;
 
 /// Refuses a call with a parameter that its operation does not have, or with one twice.
-pub(super) async fn check<E: Endpoint>(
+pub(crate) async fn check<E: Endpoint>(
     next: Arc<E>,
     operations: Arc<Operations>,
     request: Request,

@@ -6,10 +6,10 @@ use poem::{Error, IntoResponse as _, Response};
 use poem_openapi::error::{ContentTypeError, ParseParamError, ParsePathError};
 
 use super::{Kind, Problem, ProblemHeader};
-use crate::api::operations::Operations;
+use crate::http::operations::Operations;
 
 /// The answer to a request for `path` that ended in an error, be it ours or the framework's.
-pub(in crate::api) fn to_response(error: Error, path: &str, operations: &Operations) -> Response {
+pub(crate) fn to_response(error: Error, path: &str, operations: &Operations) -> Response {
     match error.downcast::<Problem>() {
         Ok(problem) => problem.into_response(),
         Err(error) => explain(&error, path, operations).into_response(),
