@@ -2,6 +2,7 @@
 
 pub mod signals;
 
+use posthorn_domain::api_key::LastAdminKey;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,7 @@ use crate::dispatch::{self, Dispatch};
 use crate::http::tls::Tls;
 use crate::http::{server, tls};
 use crate::sender::{self, Sender};
-use crate::store::{self, InstanceLock, LastAdminKey, Sealed, Store};
+use crate::store::{self, InstanceLock, Sealed, Store};
 use crate::telemetry::output;
 use signals::Signals;
 

@@ -9,6 +9,26 @@ use crate::limits::KEY_NAME_CHARS_MAX;
 use crate::tenant::Tenant;
 use crate::time::Timestamp;
 
+/// Whether the last key that opens everything may be revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastAdminKey {
+    /// It may: there is another one elsewhere, or none is needed.
+    MayGo,
+    /// It may not.
+    Stays,
+}
+
+/// What came of revoking a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revocation {
+    /// It is gone; this was kept of it.
+    Done(KeyDigest),
+    /// There is no such key.
+    NotFound,
+    /// It stays, since no other key that opens everything is in force.
+    LastAdminKey,
+}
+
 /// So that secret scanners know one where they find it: this, and 64 digits of lower-case hex.
 const PREFIX: &str = "posthorn_";
 

@@ -10,6 +10,51 @@
 use std::time::{Duration, Instant};
 
 use crate::retry::Jitter;
+use crate::time::Timestamp;
+
+/// Whether a circuit lets requests through, as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CircuitState {
+    /// It does.
+    Closed,
+    /// Not before a certain time.
+    Open,
+    /// A probe is on its way.
+    HalfOpen,
+}
+
+impl CircuitState {
+    /// The word of the contract.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+        }
+    }
+}
+
+/// A circuit as clients see it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CircuitView {
+    /// Whether requests go through.
+    pub state: CircuitState,
+    /// Failed attempts in a row.
+    pub consecutive_failures: u32,
+    /// When the next probe may go.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl CircuitView {
+    /// Whether requests go through at `now`: once its time has come, an open circuit lets a probe
+    /// through.
+    pub fn state_at(&self, now: Timestamp) -> CircuitState {
+        match self.state {
+            CircuitState::Open if self.retry_at.is_some_and(|at| at <= now) => CircuitState::HalfOpen,
+            state => state,
+        }
+    }
+}
 
 /// When a circuit opens and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

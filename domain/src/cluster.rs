@@ -8,6 +8,42 @@
 use std::time::{Duration, Instant};
 
 use crate::id::{NodeId, SubscriptionId};
+use crate::time::Timestamp;
+
+/// One running process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Chosen at its start.
+    pub id: NodeId,
+    /// Where it runs, for people.
+    pub name: String,
+    /// Of its program.
+    pub version: String,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// Since it was heard of last.
+    pub silent_for: Duration,
+    /// It hands its slots over and takes none.
+    pub leaving: bool,
+}
+
+/// Who holds a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The slot.
+    pub slot: Slot,
+    /// Who holds it; none where its lease is over.
+    pub node: Option<NodeId>,
+}
+
+/// The cluster as the database shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cluster {
+    /// All that were heard of within some leases, the oldest first.
+    pub nodes: Vec<Node>,
+    /// All slots, in order.
+    pub slots: Vec<Holder>,
+}
 
 /// Slots there are.
 pub const SLOTS: usize = 256;

@@ -9,7 +9,7 @@
 //! [`signature`] how both ends prove who they are, [`api_key`] what opens the API, and [`strength`] which
 //! keys are no keys. How its connections are bounded: [`connections`] (how many), [`byte_budget`] (how much
 //! waits in memory), [`transfer`] (how slow), [`framing`] (line ends). [`terminal`] makes text of strangers safe
-//! to print.
+//! to print. [`views`] are what people are shown.
 
 pub mod address;
 pub mod api_key;
@@ -49,4 +49,5 @@ pub mod tenant;
 pub mod terminal;
 pub mod time;
 pub mod transfer;
+pub mod views;
 pub mod waiting;

@@ -3,8 +3,25 @@
 //! It is checked, never understood: numbers beyond any range (`1e400`), names that come twice,
 //! escapes of lone surrogates and depth without end are JSON, and pass byte for byte.
 
+use bytes::Bytes;
 use mime::Mime;
 use serde_json::value::RawValue;
+
+use crate::forward::ForwardedHeaders;
+use crate::hops::Hops;
+
+/// An event's bytes as they came in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Payload {
+    /// What the sender said they are.
+    pub content_type: String,
+    /// The bytes.
+    pub bytes: Bytes,
+    /// How often the event had come through a Posthorn before.
+    pub hops: Hops,
+    /// Sent along with them.
+    pub forwarded: ForwardedHeaders,
+}
 
 /// Why bytes are no payload; the text is for the client.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -10,7 +10,7 @@ use super::words::Time;
 use crate::dispatch::Control;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
-use crate::store::cluster;
+use posthorn_domain::cluster;
 
 pub(super) struct Cluster {
     pub(super) control: Control,

@@ -10,6 +10,8 @@ use poem_openapi::registry::{
 use poem_openapi::{ApiResponse, OpenApi};
 use posthorn_domain::delivery;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::payload::Payload;
+use posthorn_domain::views::DeliveryFilter;
 use uuid::Uuid;
 
 use super::Tag;
@@ -20,7 +22,7 @@ use super::words::{DeliveryState, Time};
 use crate::dispatch::{Control, IngestError};
 use crate::http::auth::Caller;
 use crate::http::problem::{Kind, Problem};
-use crate::store::{Change, DeliveryFilter, Payload};
+use crate::store::Change;
 pub(super) use view::{Delivery, DeliveryAttempt, DeliveryPage, ReplayedDelivery};
 
 /// Deliveries on a page where the client names no number.

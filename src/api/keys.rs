@@ -4,6 +4,7 @@ use poem_openapi::param::{Path, Query};
 use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use posthorn_domain::api_key::{self, Access, KeyName, KeyRecord};
+use posthorn_domain::api_key::{LastAdminKey, Revocation};
 use posthorn_domain::audit::Stamp;
 use posthorn_domain::id::KeyId;
 use posthorn_domain::time::Timestamp;
@@ -19,7 +20,6 @@ use crate::dispatch::Control;
 use crate::http::auth::Caller;
 use crate::http::keyring::Keyring;
 use crate::http::problem::{Faults, Kind, Problem};
-use crate::store::{LastAdminKey, Revocation};
 
 /// Keys on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 10;

@@ -29,6 +29,7 @@ mod tenants;
 mod webhook_keys;
 mod words;
 
+use posthorn_domain::api_key::LastAdminKey;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -42,7 +43,6 @@ use crate::clock::Clock;
 use crate::dispatch::Control;
 use crate::http::keyring::Keyring;
 use crate::http::{self, control_limit, problem, query};
-use crate::store::LastAdminKey;
 use audit::Audit;
 use cluster::Cluster;
 use deliveries::Deliveries;

@@ -5,6 +5,7 @@ use poem_openapi::{Enum, Object, OpenApi};
 use posthorn_domain::api_key::Scope;
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
+use posthorn_domain::views::{Activity, STATS_WINDOW, Stats};
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -17,7 +18,6 @@ use super::words::Time;
 use crate::dispatch::Control;
 use crate::http::auth::Caller;
 use crate::http::problem::Problem;
-use crate::store::{Activity, STATS_WINDOW, Stats};
 
 /// Attempts in a list where the client names no number.
 const ATTEMPTS_LIMIT_DEFAULT: u32 = 20;

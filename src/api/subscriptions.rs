@@ -5,6 +5,7 @@ mod input;
 mod own;
 mod view;
 
+use posthorn_domain::views::{Page, SubscriptionFilter, SubscriptionView};
 use std::net::SocketAddr;
 
 use poem::Request;
@@ -27,7 +28,6 @@ use super::words::SubscriptionStatus;
 use crate::dispatch::{Control, Transition};
 use crate::http::auth::Caller;
 use crate::http::problem::{Kind, Problem};
-use crate::store::{SubscriptionFilter, SubscriptionPage, SubscriptionView};
 use check::{Change, TargetRules};
 use input::{SigningSecretRotation, SubscriptionCreate, SubscriptionUpdate};
 use own::Own;
@@ -119,7 +119,7 @@ impl Subscriptions {
         let found = match caller.scope().narrowed(tenant.as_ref()) {
             Scope::All => list(None).await?,
             Scope::Tenant(own) => list(Some(own.clone())).await?,
-            Scope::Nothing => SubscriptionPage::default(),
+            Scope::Nothing => Page::default(),
         };
         Ok(Json(PaginatedSubscriptions {
             items: found.items.into_iter().map(|view| self.seen(view).listed()).collect(),

@@ -10,6 +10,7 @@ use chrono::DateTime;
 use poem_openapi::Enum;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseFromParameter, ParseResult, ToJSON, Type};
+use posthorn_domain::circuit;
 use posthorn_domain::limits::TENANT_CHARS_MAX;
 use posthorn_domain::tenant::{Tenant, TenantError};
 use posthorn_domain::time::Timestamp;
@@ -17,8 +18,6 @@ use posthorn_domain::{audit, delivery, subscription};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-
-use crate::store;
 
 /// What poem-openapi asks of a type that is written as one string.
 macro_rules! string_type {
@@ -145,12 +144,12 @@ pub(super) enum CircuitState {
     HalfOpen,
 }
 
-impl From<store::CircuitState> for CircuitState {
-    fn from(state: store::CircuitState) -> Self {
+impl From<circuit::CircuitState> for CircuitState {
+    fn from(state: circuit::CircuitState) -> Self {
         match state {
-            store::CircuitState::Closed => Self::Closed,
-            store::CircuitState::Open => Self::Open,
-            store::CircuitState::HalfOpen => Self::HalfOpen,
+            circuit::CircuitState::Closed => Self::Closed,
+            circuit::CircuitState::Open => Self::Open,
+            circuit::CircuitState::HalfOpen => Self::HalfOpen,
         }
     }
 }
@@ -232,7 +231,9 @@ mod tests {
 
     #[test]
     fn states_of_a_circuit_are_the_stores() {
-        for state in [store::CircuitState::Closed, store::CircuitState::Open, store::CircuitState::HalfOpen] {
+        for state in
+            [circuit::CircuitState::Closed, circuit::CircuitState::Open, circuit::CircuitState::HalfOpen]
+        {
             let word = serde_json::to_value(CircuitState::from(state)).unwrap();
             assert_eq!(word, state.as_str());
         }

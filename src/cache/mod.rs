@@ -11,6 +11,8 @@ mod redis;
 mod shared;
 mod tallies;
 
+use posthorn_domain::payload::Payload;
+use posthorn_domain::views::Stats;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,7 +27,7 @@ use posthorn_domain::tenant::{Tenant, TenantSettings};
 use posthorn_domain::time::Timestamp;
 
 use crate::store::shared_cache::{decode_tenant, encode_tenant};
-use crate::store::{Error, Payload, Stats, Store};
+use crate::store::{Error, Store};
 
 pub use shared::{Bucket, Turns};
 

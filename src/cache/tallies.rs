@@ -1,5 +1,6 @@
 //! What takes long to count, kept for longer the longer it takes.
 
+use posthorn_domain::views::Stats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use moka::future::Cache;
 use posthorn_domain::tenant::Tenant;
 use tokio::sync::Semaphore;
 
-use crate::store::{Error, Stats};
+use crate::store::Error;
 
 /// Tenants whose counts are kept; beyond, the ones not asked for lately are counted anew.
 const TENANTS_MAX: u64 = 10_000;

@@ -1,5 +1,6 @@
 //! `posthorn keys`: API keys without the service, for the first one and when none is at hand.
 
+use posthorn_domain::api_key::{LastAdminKey, Revocation};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -15,7 +16,7 @@ use super::{Stop, print};
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::{self, LastAdminKey, Revocation, Store};
+use crate::store::{self, Store};
 
 /// What to do with the keys of `DATABASE_URL`.
 #[derive(Debug, Args)]

@@ -1,5 +1,6 @@
 //! One attempt: from the payload to the answer.
 
+use posthorn_domain::payload::Payload;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,6 @@ use super::Parts;
 use super::backoff::Backoff;
 use super::outcome_writer::Item;
 use crate::sender::{Reply, Request};
-use crate::store::Payload;
 use crate::store::outcomes::Started;
 
 /// A request that takes longer is marked `processing`; a shorter one costs no extra write.

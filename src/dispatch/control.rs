@@ -3,6 +3,8 @@
 mod deliveries;
 mod events;
 
+use posthorn_domain::circuit::{CircuitState, CircuitView};
+use posthorn_domain::views::{Stats, SubscriptionView};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +22,8 @@ use super::Parts;
 use super::changes::{ChangeError, ChangePermit, to_its_end};
 use super::dispatcher::DispatcherMsg;
 use super::reads::{Reading, ReadsBusy};
-use crate::store::cluster::Cluster;
-use crate::store::{CircuitState, CircuitView, Error, Stats, Store, SubscriptionView};
+use crate::store::{Error, Store};
+use posthorn_domain::cluster::Cluster;
 
 pub use events::{Accepted, IngestError, NewEvent};
 

@@ -7,6 +7,7 @@
 //! a commit's answer is lost, the writer looks the batch up by the ids it chose: what is there is accepted, and
 //! what isn't is written again.
 
+use posthorn_domain::payload::Payload;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,9 @@ use super::backoff::Backoff;
 use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
 use super::ingest_queue::{Item, Submitted};
+use crate::store::Error;
 use crate::store::intake::{Answer, Intake, IntakeWriter, Known};
 use crate::store::notices::Notice;
-use crate::store::{Error, Payload};
 
 /// How long the store is tried before its waiters hear that it is not available.
 const PATIENCE: Duration = Duration::from_secs(4);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use posthorn_domain::cluster::{Epoch, Slot, Standing, share};
+use posthorn_domain::cluster::{Cluster, Epoch, Holder, Node, Slot, Standing, share};
 use posthorn_domain::id::NodeId;
 use posthorn_domain::time::Timestamp;
 use tokio::sync::{Mutex, Notify, mpsc};
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::Parts;
 use super::dispatcher::DispatcherMsg;
 use crate::store::Error;
-use crate::store::cluster::{Beat, Cluster, Holder, Node};
+use crate::store::cluster::Beat;
 use crate::store::notices::Notice;
 
 /// How often it is looked who is there.

@@ -99,14 +99,14 @@ fn nobody_can_tell() -> Error {
 
 #[cfg(test)]
 mod tests {
-    use posthorn_domain::api_key::{Access, ApiKey, KeyName, KeyRecord};
+    use posthorn_domain::api_key::{Access, ApiKey, KeyName, KeyRecord, LastAdminKey};
     use posthorn_domain::audit::{Actor, Stamp};
     use posthorn_domain::id::KeyId;
     use posthorn_domain::time::Timestamp;
     use uuid::Uuid;
 
     use super::*;
-    use crate::store::{LastAdminKey, Settings};
+    use crate::store::Settings;
 
     async fn store(folder: &tempfile::TempDir) -> Store {
         let url = format!("sqlite://{}", folder.path().join("posthorn.db").display());

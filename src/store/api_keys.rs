@@ -4,10 +4,12 @@
 //! opens everything, the last one is not revoked ([`LastAdminKey`]).
 
 use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
+use posthorn_domain::api_key::{LastAdminKey, Revocation};
 use posthorn_domain::audit::{Action, Actor, Stamp, Subject};
 use posthorn_domain::id::KeyId;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::Page;
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _,
     IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -16,35 +18,6 @@ use sea_orm::{
 use super::database::Transaction;
 use super::entity::api_keys::{Column, Entity, Model};
 use super::{Error, Store, audit, tx};
-
-/// One page of a listing.
-#[derive(Clone, Debug)]
-pub struct KeyPage {
-    /// The newest first.
-    pub items: Vec<KeyRecord>,
-    /// On all pages together.
-    pub total: u64,
-}
-
-/// Whether the last key that opens everything may be revoked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LastAdminKey {
-    /// It may: there is another one elsewhere, or none is needed.
-    MayGo,
-    /// It may not.
-    Stays,
-}
-
-/// What came of revoking a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Revocation {
-    /// It is gone; this was kept of it.
-    Done(KeyDigest),
-    /// There is no such key.
-    NotFound,
-    /// It stays, since no other key that opens everything is in force.
-    LastAdminKey,
-}
 
 /// PostgreSQL's name of the lock that revocations take where a key must be left: "posthkey" in ASCII.
 const REVOCATION_LOCK: i64 = 0x706f_7374_686b_6579;
@@ -88,7 +61,12 @@ impl Store {
     }
 
     /// One page of the keys, the newest first; all of them, or one tenant's.
-    pub async fn list_keys(&self, tenant: Option<&Tenant>, page: u32, limit: u32) -> Result<KeyPage, Error> {
+    pub async fn list_keys(
+        &self,
+        tenant: Option<&Tenant>,
+        page: u32,
+        limit: u32,
+    ) -> Result<Page<KeyRecord>, Error> {
         let mut query = Entity::find();
         if let Some(tenant) = tenant {
             query = query.filter(Column::Tenant.eq(tenant.as_str()));
@@ -100,7 +78,7 @@ impl Store {
             .offset(u64::from(page.saturating_sub(1)) * u64::from(limit))
             .all(&self.orm)
             .await?;
-        Ok(KeyPage { items: rows.into_iter().map(to_record).collect::<Result<_, _>>()?, total })
+        Ok(Page { items: rows.into_iter().map(to_record).collect::<Result<_, _>>()?, total })
     }
 
     /// Ends a key. Where the last one that opens everything stays, another one must be left that is in force at

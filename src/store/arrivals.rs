@@ -4,12 +4,13 @@ use bytes::Bytes;
 use posthorn_domain::delivery::OrderingKey;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::payload::Payload;
 use posthorn_domain::tenant::Tenant;
 use sea_orm::sqlx::{self, Row as _};
 use uuid::Uuid;
 
 use super::connections::Kind;
-use super::{Error, Payload, Store, columns};
+use super::{Error, Store, columns};
 
 /// Larger payloads are read when they are sent.
 const PAYLOAD_BYTES_MAX: i32 = 16 * 1024;

@@ -1,5 +1,6 @@
 //! The log of requests made, and what happened lately.
 
+use posthorn_domain::views::Activity;
 use std::time::Duration;
 
 use posthorn_domain::delivery::{Attempt, AttemptOutcome};
@@ -19,44 +20,6 @@ use super::{Error, Store};
 
 /// Attempts shown of one delivery: more than any policy makes, unless it is resumed again and again.
 const OF_ONE_DELIVERY_MAX: u64 = 10 * (RETRIES_MAX as u64 + 1);
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Activity {
-    /// A subscription came to be.
-    SubscriptionCreated {
-        /// When.
-        at: Timestamp,
-        /// Which.
-        subscription_id: SubscriptionId,
-        /// Scheme, host and port of its target.
-        origin: String,
-    },
-    /// A request was made.
-    Attempted {
-        /// When.
-        at: Timestamp,
-        /// For which subscription.
-        subscription_id: SubscriptionId,
-        /// For which delivery.
-        delivery_id: DeliveryId,
-        /// Which one of its.
-        number: AttemptNumber,
-        /// How it ended.
-        outcome: AttemptOutcome,
-        /// What the endpoint answered.
-        status_code: Option<u16>,
-    },
-}
-
-impl Activity {
-    /// When it happened.
-    pub const fn at(&self) -> Timestamp {
-        match self {
-            Self::SubscriptionCreated { at, .. } | Self::Attempted { at, .. } => *at,
-        }
-    }
-}
 
 impl Store {
     /// A delivery's attempts, the oldest first; by `delivery_attempts_of_delivery`.

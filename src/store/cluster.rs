@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use posthorn_domain::cluster::{Epoch, Slot};
+use posthorn_domain::cluster::{Cluster, Epoch, Holder, Node, Slot};
 use posthorn_domain::id::NodeId;
 use posthorn_domain::time::Timestamp;
 use sea_orm::sqlx::{self, PgPool};
@@ -19,41 +19,6 @@ macro_rules! now {
     () => {
         "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
     };
-}
-
-/// One running process.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Chosen at its start.
-    pub id: NodeId,
-    /// Where it runs, for people.
-    pub name: String,
-    /// Of its program.
-    pub version: String,
-    /// When it started.
-    pub started_at: Timestamp,
-    /// Since it was heard of last.
-    pub silent_for: Duration,
-    /// It hands its slots over and takes none.
-    pub leaving: bool,
-}
-
-/// Who holds a slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// The slot.
-    pub slot: Slot,
-    /// Who holds it; none where its lease is over.
-    pub node: Option<NodeId>,
-}
-
-/// The cluster as the database shows it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cluster {
-    /// All that were heard of within some leases, the oldest first.
-    pub nodes: Vec<Node>,
-    /// All slots, in order.
-    pub slots: Vec<Holder>,
 }
 
 /// A node's sign of life.

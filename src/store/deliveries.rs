@@ -1,11 +1,10 @@
 //! Deliveries: reading them, and what a person may do to one.
 
-use bytes::Bytes;
 use posthorn_domain::audit::{Action, Stamp, Subject};
 use posthorn_domain::delivery::{Delivery, DeliveryStatus, OrderingKey};
-use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, EventId, Sequence, SubscriptionId};
+use posthorn_domain::payload::Payload;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use sea_orm::{
@@ -21,19 +20,6 @@ use super::notices::{self, Notice};
 use super::stats::{Counts, Writer};
 use super::subscriptions::live;
 use super::{Error, Store, audit, columns, tx};
-
-/// An event's bytes as they came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Payload {
-    /// What the sender said they are.
-    pub content_type: String,
-    /// The bytes.
-    pub bytes: Bytes,
-    /// How often the event had come through a Posthorn before.
-    pub hops: Hops,
-    /// Sent along with them.
-    pub forwarded: ForwardedHeaders,
-}
 
 /// What came of a change that only an unfinished delivery may see.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,9 +3,10 @@
 //! Numbers grow with time, so a time leads to a number by halving, and what is asked for lies between two numbers. A
 //! page that has looked at so many rows without being full ends there, and the next one goes on.
 
-use posthorn_domain::delivery::{Delivery, DeliveryStatus};
+use posthorn_domain::delivery::DeliveryStatus;
 use posthorn_domain::id::{Sequence, SubscriptionId};
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::{DeliveryFilter, DeliveryList};
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, EntityTrait as _, QueryFilter as _, QueryOrder as _,
@@ -22,46 +23,22 @@ const LOOKED_AT_MAX: i64 = 1_000;
 /// number: as many are looked at on either side of where a time was found.
 const BESIDE: i64 = 256;
 
-/// Which deliveries to list; what is left out does not matter.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct DeliveryFilter {
-    /// Where they stand.
-    pub status: Option<DeliveryStatus>,
-    /// Accepted at this time or later.
-    pub since: Option<Timestamp>,
-    /// Accepted before this time.
-    pub until: Option<Timestamp>,
-    /// Numbered below this; where the page before ended.
-    pub before: Option<Sequence>,
-}
-
-/// One page of a list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DeliveryList {
-    /// The newest first; may be fewer than asked for, though more follow.
-    pub items: Vec<Delivery>,
-    /// What follows is numbered below this; none where nothing follows.
-    pub go_on_before: Option<Sequence>,
-}
-
-impl DeliveryFilter {
-    /// Which rows are looked at, each as the index that leads to them says it.
-    const fn looked_at(&self) -> Option<&'static str> {
-        match self.status {
-            None | Some(DeliveryStatus::Success) => None,
-            Some(DeliveryStatus::Failed) => Some("status = 4"),
-            Some(DeliveryStatus::Pending | DeliveryStatus::Processing | DeliveryStatus::FailedAttempt) => {
-                Some("status < 3")
-            }
+/// Which rows are looked at, each as the index that leads to them says it.
+const fn looked_at(filter: &DeliveryFilter) -> Option<&'static str> {
+    match filter.status {
+        None | Some(DeliveryStatus::Success) => None,
+        Some(DeliveryStatus::Failed) => Some("status = 4"),
+        Some(DeliveryStatus::Pending | DeliveryStatus::Processing | DeliveryStatus::FailedAttempt) => {
+            Some("status < 3")
         }
     }
+}
 
-    /// Whether every row that is looked at is asked for.
-    const fn takes_all(&self) -> bool {
-        self.since.is_none()
-            && self.until.is_none()
-            && matches!(self.status, None | Some(DeliveryStatus::Failed))
-    }
+/// Whether every row that is looked at is asked for.
+const fn takes_all(filter: &DeliveryFilter) -> bool {
+    filter.since.is_none()
+        && filter.until.is_none()
+        && matches!(filter.status, None | Some(DeliveryStatus::Failed))
 }
 
 impl Store {
@@ -82,7 +59,7 @@ impl Store {
         }
         // Where this page ends though it may not be full.
         let mut end = None;
-        if !filter.takes_all() {
+        if !takes_all(filter) {
             end = self.end_of_look(id, filter, (from, before)).await?;
         }
         let range = (end.unwrap_or(from), before);
@@ -129,7 +106,7 @@ impl Store {
             "SELECT min(sequence), count(*) FROM (SELECT sequence FROM webhook_deliveries \
              WHERE subscription_id = $1 AND sequence >= $2 AND sequence < $3 AND {} \
              ORDER BY sequence DESC LIMIT $4) AS looked_at",
-            filter.looked_at().unwrap_or("true")
+            looked_at(filter).unwrap_or("true")
         );
         let values = [id.0.into(), from.into(), before.into(), LOOKED_AT_MAX.into()];
         let ask = Statement::from_sql_and_values(self.orm.get_database_backend(), sql, values);
@@ -149,7 +126,7 @@ impl Store {
             .filter(Column::SubscriptionId.eq(id.0))
             .filter(Column::Sequence.gte(from))
             .filter(Column::Sequence.lt(before));
-        if let Some(condition) = filter.looked_at() {
+        if let Some(condition) = looked_at(filter) {
             query = query.filter(Expr::cust(condition));
         }
         if let Some(status) = filter.status {

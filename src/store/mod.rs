@@ -56,22 +56,15 @@ use sea_orm::sqlx::{Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-pub use api_keys::{KeyPage, LastAdminKey, Revocation};
-pub use attempts::Activity;
 pub use connect::Settings;
 use connections::Connections;
 use database::Database;
-pub use deliveries::{Change, Payload, Replayed};
-pub use delivery_list::{DeliveryFilter, DeliveryList};
+pub use deliveries::{Change, Replayed};
 pub use error::Error;
 pub use lock::InstanceLock;
 use own_schema::OwnSchema;
 pub use secrets::{Resealed, SealOptions, Sealed};
-pub use stats::{Stats, WINDOW as STATS_WINDOW};
-pub use subscriptions::{
-    CircuitState, CircuitView, LaneHealth, LaneStart, SubscriptionFilter, SubscriptionPage, SubscriptionView,
-    Update,
-};
+pub use subscriptions::{LaneHealth, LaneStart, Update};
 
 /// The database. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -5,19 +5,15 @@
 //! PostgreSQL spread over 32 rows by their connections' numbers. What is older than the
 //! window is folded into minute 0, so that the sum over all rows is all that ever was.
 
-use std::time::Duration;
-
 use posthorn_domain::subscription::SubscriptionStatus;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::{STATS_WINDOW, Stats};
 use posthorn_migration::names::on_sqlite;
 use sea_orm::sqlx::{self, SqliteConnection};
 use sea_orm::{ConnectionTrait, Statement};
 
 use super::{Error, Store, tx};
-
-/// How far back `/status/stats` looks.
-pub const WINDOW: Duration = Duration::from_hours(24);
 
 /// Whose counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,23 +101,6 @@ pub(super) fn minute(time: Timestamp) -> i64 {
     time.as_seconds().div_euclid(60)
 }
 
-/// The system at a glance.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Subscriptions that are not deleted.
-    pub total_subscriptions: u64,
-    /// Those of them that take in and send.
-    pub active_subscriptions: u64,
-    /// Deliveries that are not finished.
-    pub pending_deliveries: u64,
-    /// Deliveries that ended well within [`WINDOW`].
-    pub recent_success_count: u64,
-    /// Deliveries that were given up within [`WINDOW`].
-    pub recent_failure_count: u64,
-    /// Circuits that are not closed.
-    pub circuits_open: u64,
-}
-
 impl Store {
     /// The system at a glance: sums over at most a day's minutes, and counts by
     /// `subscriptions_by_status` and `lane_health_not_closed`.
@@ -139,7 +118,7 @@ impl Store {
              (SELECT CAST(coalesce(sum(failed), 0) AS bigint) FROM stats_minutes WHERE minute > $2), \
              (SELECT count(*) FROM deletions x JOIN webhook_deliveries d \
               ON d.subscription_id = x.subscription_id WHERE d.status < 3)",
-            [SubscriptionStatus::Active.code().into(), minute(now.minus(WINDOW)).into()],
+            [SubscriptionStatus::Active.code().into(), minute(now.minus(STATS_WINDOW)).into()],
         );
         self.ask_stats(ask).await
     }
@@ -147,7 +126,7 @@ impl Store {
     /// One tenant's part of it. Counted, since no counters are kept for each tenant: takes as long as the tenant
     /// has deliveries.
     pub async fn stats_of_tenant(&self, tenant: &Tenant, now: Timestamp) -> Result<Stats, Error> {
-        let window_began_ms = (minute(now.minus(WINDOW)) + 1) * 60_000;
+        let window_began_ms = (minute(now.minus(STATS_WINDOW)) + 1) * 60_000;
         let ask = Statement::from_sql_and_values(
             self.patient.get_database_backend(),
             "WITH own AS (SELECT id, status, deleted_at_ms FROM subscriptions WHERE tenant = $2) SELECT \
@@ -187,7 +166,7 @@ impl Store {
 
     /// Folds the minutes before the window into one row a writer.
     pub async fn fold_stats(&self, now: Timestamp) -> Result<(), Error> {
-        let until = minute(now.minus(WINDOW));
+        let until = minute(now.minus(STATS_WINDOW));
         tx::run_patiently(self, move |tx| {
             Box::pin(async move {
                 // A minute that old changes no more, so the two statements see the same rows.

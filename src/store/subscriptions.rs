@@ -9,10 +9,12 @@ mod row;
 pub(super) use row::{circuit_code, from_subscription, to_subscription};
 
 use posthorn_domain::audit::{Action, Stamp, Subject};
+use posthorn_domain::circuit::{CircuitState, CircuitView};
 use posthorn_domain::id::{Sequence, SubscriptionId};
-use posthorn_domain::subscription::{Subscription, SubscriptionStatus};
+use posthorn_domain::subscription::Subscription;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::{Page, SubscriptionFilter, SubscriptionView};
 use sea_orm::{
     ActiveModelTrait as _, ColumnTrait as _, ConnectionTrait, DbBackend, EntityTrait as _,
     IntoActiveModel as _, PaginatorTrait as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -30,28 +32,6 @@ use super::{Error, Store, audit, secrets, tx};
 
 /// Rows of a list that are read at once: 2 MB with the largest headers.
 const LISTED_AT_ONCE: usize = 16;
-
-/// Whether a circuit lets requests through, as stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CircuitState {
-    /// It does.
-    Closed,
-    /// Not before a certain time.
-    Open,
-    /// A probe is on its way.
-    HalfOpen,
-}
-
-impl CircuitState {
-    /// The word of the contract.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
-}
 
 /// What dispatch remembers of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,55 +68,6 @@ pub struct LaneStart {
     pub health: LaneHealth,
     /// The highest number that a delivery has got.
     pub last: Sequence,
-}
-
-/// A circuit as clients see it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CircuitView {
-    /// Whether requests go through.
-    pub state: CircuitState,
-    /// Failed attempts in a row.
-    pub consecutive_failures: u32,
-    /// When the next probe may go.
-    pub retry_at: Option<Timestamp>,
-}
-
-impl CircuitView {
-    /// Whether requests go through at `now`: once its time has come, an open circuit lets a probe
-    /// through.
-    pub fn state_at(&self, now: Timestamp) -> CircuitState {
-        match self.state {
-            CircuitState::Open if self.retry_at.is_some_and(|at| at <= now) => CircuitState::HalfOpen,
-            state => state,
-        }
-    }
-}
-
-/// A subscription with what clients see beside it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SubscriptionView {
-    /// The subscription.
-    pub subscription: Subscription,
-    /// Its circuit.
-    pub circuit: CircuitView,
-}
-
-/// Which subscriptions to list; what is left out does not matter.
-#[derive(Clone, Debug, Default)]
-pub struct SubscriptionFilter {
-    /// On whose behalf.
-    pub tenant: Option<Tenant>,
-    /// In which standing.
-    pub status: Option<SubscriptionStatus>,
-}
-
-/// One page of a listing.
-#[derive(Clone, Debug, Default)]
-pub struct SubscriptionPage {
-    /// The newest first.
-    pub items: Vec<SubscriptionView>,
-    /// On all pages together.
-    pub total: u64,
 }
 
 /// What a change came to.
@@ -218,7 +149,7 @@ impl Store {
         filter: &SubscriptionFilter,
         page: u32,
         limit: u32,
-    ) -> Result<SubscriptionPage, Error> {
+    ) -> Result<Page<SubscriptionView>, Error> {
         let mut query = subscriptions::Entity::find().filter(subscriptions::Column::DeletedAtMs.is_null());
         if let Some(tenant) = &filter.tenant {
             query = query.filter(subscriptions::Column::Tenant.eq(tenant.as_str()));
@@ -229,7 +160,7 @@ impl Store {
         let total = query.clone().count(&self.orm).await?;
         let offset = u64::from(page.saturating_sub(1)) * u64::from(limit);
         if offset >= total {
-            return Ok(SubscriptionPage { items: Vec::new(), total });
+            return Ok(Page { items: Vec::new(), total });
         }
         // What is skipped is read in the index alone.
         let ids: Vec<Uuid> = query
@@ -261,7 +192,7 @@ impl Store {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(SubscriptionPage { items, total })
+        Ok(Page { items, total })
     }
 
     /// Applies `change` to a subscription; none where it is not there. A new target closes the

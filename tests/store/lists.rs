@@ -1,9 +1,9 @@
 //! Lists of deliveries: exact, and bounded in what a page looks at.
 
+use posthorn_domain::views::{DeliveryFilter, DeliveryList};
 use std::time::Duration;
 
 use posthorn::store::intake::IntakeWriter;
-use posthorn::store::{DeliveryFilter, DeliveryList};
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::SubscriptionId;
 

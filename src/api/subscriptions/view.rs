@@ -1,5 +1,7 @@
 //! What clients see of a subscription.
 
+use posthorn_domain::circuit::CircuitView;
+use posthorn_domain::views::SubscriptionView;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -16,7 +18,6 @@ use crate::api::words::{
     CircuitState, OnExhausted, Ordering, SecretField, StatusReason, SubscriptionStatus, Time,
 };
 use crate::clock::Clock;
-use crate::store::{CircuitView, SubscriptionView};
 
 /// One endpoint with its policies. What was left out is null and follows the configuration.
 #[derive(Serialize, Object)]

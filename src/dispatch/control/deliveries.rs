@@ -1,5 +1,6 @@
 //! What a person may do to one delivery, and why it waits.
 
+use posthorn_domain::circuit::CircuitState;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ use super::{Control, make, transition};
 use crate::dispatch::Parts;
 use crate::dispatch::changes::{ChangeError, to_its_end};
 use crate::dispatch::dispatcher::DispatcherMsg;
-use crate::store::{Change, CircuitState, Error};
+use crate::store::{Change, Error};
 
 /// How long an actor may take to say why it holds a delivery.
 const EXPLAIN_PATIENCE: Duration = Duration::from_millis(500);

@@ -1,5 +1,6 @@
 //! What a subscription's actor reads, each in a task of its own that reports back.
 
+use posthorn_domain::circuit::CircuitState;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,7 +15,7 @@ use super::super::Parts;
 use super::super::backoff::Backoff;
 use super::{LaneMsg, Opened};
 use crate::store::lanes::{Scope, Waiting};
-use crate::store::{CircuitState, LaneHealth, LaneStart};
+use crate::store::{LaneHealth, LaneStart};
 
 /// Reads the subscription, however long the store is away.
 pub(super) async fn open(parts: Arc<Parts>, id: SubscriptionId, lane: ActorRef<LaneMsg>) {

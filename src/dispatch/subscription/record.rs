@@ -1,5 +1,6 @@
 //! From what a lane decided to what is written down.
 
+use posthorn_domain::circuit::CircuitState;
 use std::time::Instant;
 
 use posthorn_domain::circuit::Circuit;
@@ -13,8 +14,8 @@ use uuid::Uuid;
 
 use super::super::attempt::Attempted;
 use crate::clock::Clock;
+use crate::store::LaneHealth;
 use crate::store::outcomes::Outcome;
-use crate::store::{CircuitState, LaneHealth};
 
 /// What is written down of an attempt that began at `began`, decided by the subscription's `version`.
 pub(super) fn outcome(

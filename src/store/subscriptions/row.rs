@@ -1,5 +1,6 @@
 //! Between the rows of `subscriptions` and `lane_health` and the domain's types.
 
+use posthorn_domain::circuit::CircuitState;
 use std::collections::{BTreeMap, BTreeSet};
 
 use posthorn_domain::certificate::ClientCertificate;
@@ -23,7 +24,7 @@ use super::super::columns::{
 };
 use super::super::entity::{lane_health, subscriptions};
 use super::super::vault::{self, Opened, Vault};
-use super::{CircuitState, LaneHealth};
+use super::LaneHealth;
 
 /// The row as it is stored, its secrets encrypted. One of which a secret cannot be read is [changed](change_row).
 pub(in crate::store) fn from_subscription(
