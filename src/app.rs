@@ -27,6 +27,7 @@ use crate::dispatch::{self, Dispatch};
 use crate::http::tls::Tls;
 use crate::http::{server, tls};
 use crate::sender::{self, Sender};
+use crate::service::{self, Service};
 use crate::store::{self, InstanceLock, Sealed, Store};
 use crate::telemetry::output;
 use signals::Signals;
@@ -141,14 +142,13 @@ impl App {
         }
         let caches = Caches::new(store.clone(), config.redis_url.as_ref().map(|url| url.0.as_str()))?;
         let dispatch =
-            Dispatch::start(dispatch_settings(config), store.clone(), caches, sender, clock).await?;
+            Dispatch::start(dispatch_settings(config), store.clone(), caches.clone(), sender, clock).await?;
+        let service =
+            Service::new(service_settings(config, has_keys), store.clone(), caches, dispatch.handle(), clock);
         let settings = api::Settings {
             payload_bytes_max: config.payload_bytes_max,
             guard,
             listen: address,
-            admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
-            is_open: config.may_be_open() && !has_keys,
-            last_admin_key: last_admin_key(config),
             behind_proxy: config.behind_proxy,
             clock,
         };
@@ -158,7 +158,7 @@ impl App {
             payload_bytes_max: config.payload_bytes_max,
         };
         let (stop_serving, stop) = oneshot::channel::<()>();
-        let endpoint = api::routes(dispatch.control(), settings);
+        let endpoint = api::routes(service, settings);
         let server = AbortOnDropHandle::new(tokio::spawn(async move {
             // Dropping the sender stops it as well.
             let stop = async { _ = stop.await };
@@ -276,6 +276,17 @@ pub fn last_admin_key(config: &Config) -> LastAdminKey {
 /// Where the API's certificate is. The configuration has both files or none.
 fn tls_files(config: &Config) -> Option<tls::Files> {
     Some(tls::Files { certificate: config.tls_certificate.clone()?, key: config.tls_key.clone()? })
+}
+
+fn service_settings(config: &Config, has_keys: bool) -> service::Settings {
+    let dispatch::Settings { quotas, backlog_max, .. } = dispatch_settings(config);
+    service::Settings {
+        quotas,
+        backlog_max,
+        admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
+        is_open: config.may_be_open() && !has_keys,
+        last_admin_key: last_admin_key(config),
+    }
 }
 
 fn dispatch_settings(config: &Config) -> dispatch::Settings {

@@ -15,5 +15,6 @@ pub mod config;
 pub mod dispatch;
 pub mod http;
 pub mod sender;
+pub mod service;
 pub mod store;
 pub mod telemetry;

@@ -2,7 +2,6 @@
 
 use poem_openapi::param::Query;
 use poem_openapi::{Object, OpenApi};
-use posthorn_domain::api_key::Scope;
 use posthorn_domain::audit::Entry;
 use posthorn_domain::id::AuditId;
 use serde::Serialize;
@@ -12,15 +11,14 @@ use super::Tag;
 use super::body::Json;
 use super::paging::{check_limit, cut, read_id_cursor, write_id_cursor};
 use super::words::{ActorKind, AuditAction, TenantName, Time};
-use crate::dispatch::Control;
-use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::service::{Access, Service};
 
 /// Entries on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 20;
 
 pub(super) struct Audit {
-    pub(super) control: Control,
+    pub(super) service: Service,
 }
 
 /// Something that somebody changed.
@@ -63,7 +61,7 @@ impl Audit {
     #[oai(path = "/audit", method = "get", operation_id = "listAudit")]
     async fn list(
         &self,
-        caller: Caller,
+        access: Access,
         /// Only this tenant's.
         tenant: Query<Option<TenantName>>,
         /// Entries on a page; 20 where left out.
@@ -74,12 +72,7 @@ impl Audit {
         let limit = check_limit(limit.0, LIMIT_DEFAULT)?;
         let before = cursor.0.as_deref().map(read_id_cursor).transpose()?.map(AuditId);
         let asked = tenant.0.map(|name| name.0);
-        let store = self.control.read(caller.payer()).await?;
-        let found = match caller.scope().narrowed(asked.as_ref()) {
-            Scope::All => store.list_audit(None, before, limit + 1).await?,
-            Scope::Tenant(own) => store.list_audit(Some(own), before, limit + 1).await?,
-            Scope::Nothing => Vec::new(),
-        };
+        let found = self.service.list_audit(&access, asked.as_ref(), before, limit + 1).await?;
         let (found, next_cursor) = cut(found, limit, |last| write_id_cursor(last.id.0));
         Ok(Json(AuditPage { items: found.into_iter().map(AuditEntry::from).collect(), next_cursor }))
     }

@@ -7,13 +7,12 @@ use uuid::Uuid;
 use super::Tag;
 use super::body::Json;
 use super::words::Time;
-use crate::dispatch::Control;
-use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::service::{Access, Service};
 use posthorn_domain::cluster;
 
 pub(super) struct Cluster {
-    pub(super) control: Control,
+    pub(super) service: Service,
 }
 
 /// The nodes that work on one database.
@@ -60,9 +59,8 @@ impl Cluster {
     /// Any node takes any event; it is sent by the node that holds its subscription's slot. On SQLite there is one
     /// node, which holds all of them.
     #[oai(path = "/cluster", method = "get", operation_id = "getCluster")]
-    async fn show(&self, caller: Caller) -> Result<Json<ClusterView>, Problem> {
-        caller.check_admin()?;
-        let (node, cluster) = self.control.cluster().await?;
+    async fn show(&self, access: Access) -> Result<Json<ClusterView>, Problem> {
+        let (node, cluster) = self.service.cluster(&access).await?;
         let nodes = cluster.nodes.iter().map(|node| Node::new(node, &cluster.slots)).collect();
         let nobodys = cluster.slots.iter().filter(|holder| holder.node.is_none());
         let slots_without_node = nobodys.map(|holder| holder.slot.0).collect();

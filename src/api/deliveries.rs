@@ -8,7 +8,6 @@ use poem_openapi::registry::{
     MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
 };
 use poem_openapi::{ApiResponse, OpenApi};
-use posthorn_domain::delivery;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::payload::Payload;
 use posthorn_domain::views::DeliveryFilter;
@@ -17,19 +16,16 @@ use uuid::Uuid;
 use super::Tag;
 use super::body::Json;
 use super::paging::{check_limit, read_cursor, write_cursor};
-use super::scope::{check_delivery, find_subscription};
 use super::words::{DeliveryState, Time};
-use crate::dispatch::{Control, IngestError};
-use crate::http::auth::Caller;
-use crate::http::problem::{Kind, Problem};
-use crate::store::Change;
+use crate::http::problem::Problem;
+use crate::service::{Access, Service};
 pub(super) use view::{Delivery, DeliveryAttempt, DeliveryPage, ReplayedDelivery};
 
 /// Deliveries on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 20;
 
 pub(super) struct Deliveries {
-    pub(super) control: Control,
+    pub(super) service: Service,
 }
 
 #[derive(ApiResponse)]
@@ -61,7 +57,7 @@ impl Deliveries {
     #[oai(path = "/subscriptions/:id/deliveries", method = "get", operation_id = "listDeliveries")]
     async fn list(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
         /// Only those in this standing.
@@ -83,28 +79,20 @@ impl Deliveries {
             until: until.0.map(|time| time.0),
             before: cursor.0.as_deref().map(read_cursor).transpose()?,
         };
-        let store = self.control.read(caller.payer()).await?;
-        find_subscription(&self.control, &caller, id).await?;
-        let found = store.list_deliveries(id, &filter, limit).await?;
-        let next_cursor = found.go_on_before.map(write_cursor);
-        let waiting = self.control.waiting_for(id, &found.items).await?;
-        let items =
-            found.items.into_iter().zip(waiting).map(|(delivery, waiting)| Delivery::new(delivery, waiting));
-        Ok(Json(DeliveryPage { items: items.collect(), next_cursor }))
+        let (found, go_on_before) = self.service.list_deliveries(&access, id, &filter, limit).await?;
+        let items = found.into_iter().map(Delivery::from).collect();
+        Ok(Json(DeliveryPage { items, next_cursor: go_on_before.map(write_cursor) }))
     }
 
     /// Show a delivery
     #[oai(path = "/deliveries/:id", method = "get", operation_id = "getDelivery")]
     async fn show(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<Json<Delivery>, Problem> {
-        let store = self.control.read(caller.payer()).await?;
-        let id = self.own(&caller, id.0).await?;
-        let found = store.delivery(id).await?;
-        Ok(Json(explained(&self.control, found.ok_or_else(Problem::no_delivery)?).await?))
+        Ok(Json(self.service.delivery(&access, DeliveryId(id.0)).await?.into()))
     }
 
     /// Show a delivery's payload
@@ -113,14 +101,11 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/payload", method = "get", operation_id = "getDeliveryPayload")]
     async fn payload(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<PayloadAnswer, Problem> {
-        let store = self.control.read(caller.payer()).await?;
-        let id = self.own(&caller, id.0).await?;
-        let found = store.payload(id).await?;
-        found.map(PayloadAnswer).ok_or_else(Problem::no_delivery)
+        Ok(PayloadAnswer(self.service.payload(&access, DeliveryId(id.0)).await?))
     }
 
     /// Retry a delivery now
@@ -129,13 +114,11 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/retry", method = "post", operation_id = "retryDelivery")]
     async fn retry(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<RetryAnswer, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        let delivery = unfinished(self.control.retry(caller.actor(), id).await?)?;
-        Ok(RetryAnswer::Due(Json(explained(&self.control, delivery).await?)))
+        Ok(RetryAnswer::Due(Json(self.service.retry(&access, DeliveryId(id.0)).await?.into())))
     }
 
     /// Replay a delivery
@@ -145,15 +128,11 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/replay", method = "post", operation_id = "replayDelivery")]
     async fn replay(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<ReplayAnswer, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        let accepted = self.control.replay(caller.actor(), id).await.map_err(|error| match error {
-            IngestError::NotFound => Problem::no_delivery(),
-            other => Problem::ingest(other),
-        })?;
+        let accepted = self.service.replay(&access, DeliveryId(id.0)).await?;
         let delivery_id = accepted.delivery_id.0;
         let location = format!("/status/deliveries/{delivery_id}/status");
         Ok(ReplayAnswer::Replayed(Json(ReplayedDelivery { delivery_id }), location))
@@ -166,40 +145,12 @@ impl Deliveries {
     #[oai(path = "/deliveries/:id/skip", method = "post", operation_id = "skipDelivery")]
     async fn skip(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         id: Path<Uuid>,
     ) -> Result<Json<Delivery>, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        let delivery = unfinished(self.control.skip(caller.actor(), id).await?)?;
-        Ok(Json(explained(&self.control, delivery).await?))
+        Ok(Json(self.service.skip(&access, DeliveryId(id.0)).await?.into()))
     }
-}
-
-impl Deliveries {
-    /// The delivery, where it is there for the caller.
-    async fn own(&self, caller: &Caller, id: Uuid) -> Result<DeliveryId, Problem> {
-        let id = DeliveryId(id);
-        check_delivery(&self.control, caller, id).await?;
-        Ok(id)
-    }
-}
-
-fn unfinished(change: Change) -> Result<delivery::Delivery, Problem> {
-    match change {
-        Change::Done(delivery) => Ok(delivery),
-        Change::Finished => Err(Problem::new(
-            Kind::DeliveryFinished,
-            "the delivery is finished; POST /deliveries/{id}/replay sends its event once more",
-        )),
-        Change::NotFound => Err(Problem::no_delivery()),
-    }
-}
-
-/// A delivery, with why it waits.
-pub(super) async fn explained(control: &Control, delivery: delivery::Delivery) -> Result<Delivery, Problem> {
-    let waiting = control.waiting_for(delivery.subscription_id, std::slice::from_ref(&delivery)).await?;
-    Ok(Delivery::new(delivery, waiting.into_iter().next().flatten()))
 }
 
 /// A payload, byte for byte.

@@ -48,15 +48,14 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::body::{Json, check_declared_length, read};
-use super::scope::find_subscription;
 use super::words::DeliveryState;
 use crate::clock::Clock;
-use crate::dispatch::{Accepted, Control, NewEvent};
-use crate::http::auth::Caller;
+use crate::http::auth::access_of;
 use crate::http::event_signature;
 use crate::http::header::once;
 use crate::http::problem::{Kind, Problem};
 use crate::http::server::Client;
+use crate::service::{Accepted, Access, NewEvent, Service};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const ORDERING_KEY: HeaderName = HeaderName::from_static("posthorn-ordering-key");
@@ -71,7 +70,7 @@ const CONTENT_TYPE_BYTES_MAX: usize = 255;
 const NOT_PROVED_STEP: Duration = Duration::from_millis(50);
 
 pub(super) struct Ingest {
-    pub(super) control: Control,
+    pub(super) service: Service,
     pub(super) payload_bytes_max: usize,
     pub(super) clock: Clock,
     /// Computed with where there is no secret: nobody knows it.
@@ -80,6 +79,7 @@ pub(super) struct Ingest {
 
 /// An event that somebody may hand in.
 struct Allowed {
+    access: Access,
     subscription: Arc<Subscription>,
     content_type: String,
     payload: Bytes,
@@ -136,12 +136,12 @@ impl Ingest {
         body: Body,
     ) -> Result<AcceptedAnswer, Problem> {
         let (headers, id) = (request.headers(), SubscriptionId(subscription_id.0));
-        let allowed = match Caller::of_request(request) {
-            Caller::Stranger => self.admit_stranger(id, request, body).await?,
-            caller @ Caller::Known(..) => self.admit_known(&caller, id, request, body).await?,
+        let allowed = match access_of(request) {
+            Access::Anonymous => self.admit_anonymous(id, request, body).await?,
+            access => self.admit_known(access, id, request, body).await?,
         };
-        let Allowed { subscription, content_type, payload } = allowed;
-        self.control.check_room(&subscription.tenant, payload.len()).map_err(Problem::ingest)?;
+        let Allowed { access, subscription, content_type, payload } = allowed;
+        self.service.check_room(&access, &subscription, payload.len())?;
         check_json(&payload).map_err(|error| Problem::new(Kind::MalformedJson, error.to_string()))?;
         let idempotency_key = idempotency_key(headers, &subscription.config)?.map(str::to_owned);
         let ordering_key = key(headers, &ORDERING_KEY)?.map(|key| OrderingKey(key.into()));
@@ -159,7 +159,7 @@ impl Ingest {
             hops,
             forwarded: subscription.config.forward_headers.take(|name| values(headers, name)),
         };
-        let accepted = self.control.ingest(event).await.map_err(Problem::ingest)?;
+        let accepted = self.service.ingest(&access, event).await?;
         Ok(AcceptedAnswer::new(accepted))
     }
 }
@@ -168,12 +168,12 @@ impl Ingest {
     /// An event of who has a key.
     async fn admit_known(
         &self,
-        caller: &Caller,
+        access: Access,
         id: SubscriptionId,
         request: &Request,
         body: Body,
     ) -> Result<Allowed, Problem> {
-        let subscription = find_subscription(&self.control, caller, id).await?;
+        let subscription = self.service.subscription(&access, id).await?;
         let (content_type, payload) = self.read(request, body).await?;
         let keys: Vec<_> = subscription.secret_keys(self.clock.now()).collect();
         if !keys.is_empty() {
@@ -181,11 +181,11 @@ impl Ingest {
                 .map_err(|problem| unless_unreadable(&subscription, request.headers(), problem))?;
         }
         drop(keys);
-        Ok(Allowed { subscription, content_type, payload })
+        Ok(Allowed { access, subscription, content_type, payload })
     }
 
     /// An event of who has none, but signed it.
-    async fn admit_stranger(
+    async fn admit_anonymous(
         &self,
         id: SubscriptionId,
         request: &Request,
@@ -193,7 +193,7 @@ impl Ingest {
     ) -> Result<Allowed, Problem> {
         let (content_type, payload) = self.read(request, body).await?;
         let began = Instant::now();
-        let found = self.control.subscription(id).await?;
+        let found = self.service.addressed_subscription(id).await?;
         let mut keys: Vec<_> = found.iter().flat_map(|found| found.secret_keys(self.clock.now())).collect();
         let is_guarded = !keys.is_empty();
         if !is_guarded {
@@ -206,7 +206,7 @@ impl Ingest {
                 if let Some(client) = request.extensions().get::<Client>() {
                     client.prove(Holder::Tenant(subscription.tenant.clone()));
                 }
-                Ok(Allowed { subscription, content_type, payload })
+                Ok(Allowed { access: Access::Ingest(id), subscription, content_type, payload })
             }
             Some(subscription) if is_guarded => {
                 let refused = self.not_proved(began).await;
@@ -226,7 +226,7 @@ impl Ingest {
     /// The refusal of an event that nothing proves and that was looked at from `began` on.
     async fn not_proved(&self, began: Instant) -> Problem {
         // Of a subscription that is at hand the database was not asked, of one that does not exist it was.
-        if let Err(error) = self.control.store().ready().await {
+        if let Err(error) = self.service.check_store().await {
             return error.into();
         }
         let steps = began.elapsed().as_millis() / NOT_PROVED_STEP.as_millis() + 1;

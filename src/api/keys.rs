@@ -3,9 +3,7 @@
 use poem_openapi::param::{Path, Query};
 use poem_openapi::types::MaybeUndefined;
 use poem_openapi::{ApiResponse, Object, OpenApi};
-use posthorn_domain::api_key::{self, Access, KeyName, KeyRecord};
-use posthorn_domain::api_key::{LastAdminKey, Revocation};
-use posthorn_domain::audit::Stamp;
+use posthorn_domain::api_key::{self, KeyName, KeyRecord};
 use posthorn_domain::id::KeyId;
 use posthorn_domain::time::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -16,19 +14,15 @@ use super::body::Json;
 use super::paging::{check_limit, check_page};
 use super::words::{TenantName, Time};
 use crate::clock::Clock;
-use crate::dispatch::Control;
-use crate::http::auth::Caller;
-use crate::http::keyring::Keyring;
-use crate::http::problem::{Faults, Kind, Problem};
+use crate::http::problem::{Faults, Problem};
+use crate::service::{Access, Service};
 
 /// Keys on a page where the client names no number.
 const LIMIT_DEFAULT: u32 = 10;
 
 pub(super) struct Keys {
-    pub(super) control: Control,
-    pub(super) keyring: Keyring,
+    pub(super) service: Service,
     pub(super) clock: Clock,
-    pub(super) last_admin_key: LastAdminKey,
 }
 
 /// A new API key.
@@ -113,12 +107,10 @@ impl Keys {
     ///
     /// The answer alone shows the key. Once there is a key, nobody does without one, also after it is revoked.
     #[oai(path = "/keys", method = "post", operation_id = "createApiKey")]
-    async fn create(&self, caller: Caller, body: Json<ApiKeyCreate>) -> Result<CreateAnswer, Problem> {
-        caller.check_admin()?;
+    async fn create(&self, access: Access, body: Json<ApiKeyCreate>) -> Result<CreateAnswer, Problem> {
+        access.check_admin()?;
         let record = body.0.check(self.clock.now())?;
-        let key = api_key::ApiKey::from_random(rand::random());
-        self.control.store().insert_key(&record, key.digest(), caller.actor()).await?;
-        self.keyring.added(key.digest()).await;
+        let key = self.service.create_key(&access, &record).await?;
         let key = key.expose().to_owned();
         Ok(CreateAnswer::Created(Json(CreatedApiKey { record: record.into(), key })))
     }
@@ -127,7 +119,7 @@ impl Keys {
     #[oai(path = "/keys", method = "get", operation_id = "listApiKeys")]
     async fn list(
         &self,
-        caller: Caller,
+        access: Access,
         /// Which page, from 1; 1 where left out.
         page: Query<Option<i64>>,
         /// Keys on a page; 10 where left out.
@@ -135,10 +127,10 @@ impl Keys {
         /// Only this tenant's.
         tenant: Query<Option<TenantName>>,
     ) -> Result<Json<PaginatedApiKeys>, Problem> {
-        caller.check_admin()?;
+        access.check_admin()?;
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.map(|name| name.0);
-        let found = self.control.read(caller.payer()).await?.list_keys(tenant.as_ref(), page, limit).await?;
+        let found = self.service.list_keys(&access, tenant.as_ref(), page, limit).await?;
         let pages = found.total.div_ceil(u64::from(limit));
         let items = found.items.into_iter().map(ApiKey::from).collect();
         Ok(Json(PaginatedApiKeys { items, total: found.total, page, limit, pages }))
@@ -151,23 +143,12 @@ impl Keys {
     #[oai(path = "/keys/:id", method = "delete", operation_id = "revokeApiKey")]
     async fn revoke(
         &self,
-        caller: Caller,
+        access: Access,
         /// The key's id.
         id: Path<Uuid>,
     ) -> Result<RevokeAnswer, Problem> {
-        caller.check_admin()?;
-        let stamp = Stamp { by: caller.actor(), at: self.clock.now() };
-        match self.control.store().revoke_key(KeyId(id.0), stamp, self.last_admin_key).await? {
-            Revocation::Done(digest) => {
-                self.keyring.revoked(digest).await;
-                Ok(RevokeAnswer::Revoked)
-            }
-            Revocation::NotFound => Err(Problem::new(Kind::NotFound, "there is no API key with this id")),
-            Revocation::LastAdminKey => Err(Problem::new(
-                Kind::LastAdminKey,
-                "no other admin's key is in force; make one first, or set POSTHORN_ADMIN_KEY",
-            )),
-        }
+        self.service.revoke_key(&access, KeyId(id.0)).await?;
+        Ok(RevokeAnswer::Revoked)
     }
 }
 
@@ -185,7 +166,7 @@ impl ApiKeyCreate {
             id: KeyId(Uuid::now_v7()),
             // Where it is at fault the check above ended it.
             name: name.unwrap_or_default(),
-            access: self.tenant.take().map_or(Access::Admin, |name| Access::Tenant(name.0)),
+            access: self.tenant.take().map_or(api_key::Access::Admin, |name| api_key::Access::Tenant(name.0)),
             created_at: now,
             expires_at,
             last_used_at: None,

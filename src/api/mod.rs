@@ -2,10 +2,9 @@
 //! [`keys`], [`status`], [`documents`], [`webhook_keys`].
 //!
 //! A request comes through [`http`], which says who calls. Handlers hold no state and decide nothing: they check what
-//! came in, ask [`Control`](crate::dispatch::Control) and show what comes back in types of their own, since the contract
+//! came in, ask the use cases of [`Service`] and show what comes back in types of their own, since the contract
 //! and the tables change for different reasons. Bodies are read by [`body`] and changes checked with [`change`], small
-//! types stand in [`words`] and [`rate_limit`], pages and cursors in [`paging`]. What is another tenant's is not there
-//! ([`scope`]).
+//! types stand in [`words`] and [`rate_limit`], pages and cursors in [`paging`].
 //!
 //! poem-openapi writes the document from the handlers and their types; [`document`] makes of it what
 //! generators of clients understand.
@@ -21,7 +20,6 @@ mod ingest;
 mod keys;
 mod paging;
 mod rate_limit;
-mod scope;
 mod shown;
 mod status;
 mod subscriptions;
@@ -29,20 +27,17 @@ mod tenants;
 mod webhook_keys;
 mod words;
 
-use posthorn_domain::api_key::LastAdminKey;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use poem::{Endpoint, EndpointExt as _, Response, get};
 use poem_openapi::{OpenApiService, Tags};
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::api_key::KeyDigest;
 use posthorn_domain::signature::SecretKey;
 
 use crate::clock::Clock;
-use crate::dispatch::Control;
-use crate::http::keyring::Keyring;
 use crate::http::{self, control_limit, problem, query};
+use crate::service::Service;
 use audit::Audit;
 use cluster::Cluster;
 use deliveries::Deliveries;
@@ -62,13 +57,6 @@ pub struct Settings {
     pub guard: AddressGuard,
     /// Where the server listens.
     pub listen: SocketAddr,
-    /// Sees and does everything, beside the keys in the store.
-    pub admin_key: Option<KeyDigest>,
-    /// Whether who reaches the server sees and does everything until there is a key: it may be so, and the store has
-    /// none.
-    pub is_open: bool,
-    /// Whether the last key that opens everything may be revoked.
-    pub last_admin_key: LastAdminKey,
     /// Whether what calls is a proxy, which says who calls it in `X-Forwarded-For`.
     pub behind_proxy: bool,
     /// Tells the time.
@@ -100,20 +88,19 @@ enum Tag {
 }
 
 /// Every route of the API, with all that stands before it.
-pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
-    let Settings { admin_key, is_open, last_admin_key, behind_proxy, clock, .. } = settings;
-    let keyring = Keyring::new(control.store().clone(), clock, admin_key, is_open);
+pub fn routes(service: Service, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+    let Settings { behind_proxy, clock, .. } = settings;
     let decoy = SecretKey::from_random(rand::random());
     let api = (
-        Subscriptions { control: control.clone(), guard: settings.guard, listen: settings.listen },
-        Ingest { control: control.clone(), payload_bytes_max: settings.payload_bytes_max, decoy, clock },
-        Deliveries { control: control.clone() },
-        Tenants { control: control.clone() },
-        Keys { control: control.clone(), keyring: keyring.clone(), clock, last_admin_key },
-        Audit { control: control.clone() },
-        Cluster { control: control.clone() },
-        WebhookKeys { control: control.clone(), clock },
-        Status { control: control.clone() },
+        Subscriptions { service: service.clone(), guard: settings.guard, listen: settings.listen },
+        Ingest { service: service.clone(), payload_bytes_max: settings.payload_bytes_max, decoy, clock },
+        Deliveries { service: service.clone() },
+        Tenants { service: service.clone() },
+        Keys { service: service.clone(), clock },
+        Audit { service: service.clone() },
+        Cluster { service: service.clone() },
+        WebhookKeys { service: service.clone(), clock },
+        Status { service: service.clone() },
     );
     let mut operations = document::known_operations();
     for page in documents::PATHS.iter().chain(&["/problems/{name}"]) {
@@ -125,8 +112,11 @@ pub fn routes(control: Control, settings: Settings) -> impl Endpoint<Output = Re
         .at("/problems/:name", get(problem::pages::show))
         .nest("/", OpenApiService::new(api, "", ""))
         .around(move |next, request| query::check(next, known.clone(), request))
-        .around(move |next, request| control_limit::keep(next, control.clone(), request));
-    http::shell(routes, keyring, behind_proxy, operations)
+        .around({
+            let service = service.clone();
+            move |next, request| control_limit::keep(next, service.clone(), request)
+        });
+    http::shell(routes, service, behind_proxy, operations)
 }
 
 #[cfg(test)]
@@ -134,12 +124,12 @@ mod tests {
     use poem::http::Method;
     use poem::test::TestClient;
     use poem::{Request, handler, post};
+    use posthorn_domain::api_key::KeyDigest;
     use serde_json::Value;
 
     use super::*;
-    use crate::http::auth;
+    use crate::http::auth::access_of;
     use crate::http::operations::Operations;
-    use crate::store::{self, Store};
 
     #[handler]
     fn panics() {
@@ -148,12 +138,10 @@ mod tests {
 
     #[handler]
     fn who(request: &Request) -> String {
-        format!("{:?}", auth::Caller::of_request(request))
+        format!("{:?}", access_of(request))
     }
 
     async fn client(admin_key: Option<&str>) -> TestClient<impl Endpoint<Output = Response>> {
-        let store = Store::connect(&store::Settings::at("sqlite://:memory:".to_owned())).await.unwrap();
-        store.migrate_up().await.unwrap();
         let routes = documents::routes()
             .at("/problems/:name", get(problem::pages::show))
             .at("/panics", get(panics))
@@ -162,8 +150,8 @@ mod tests {
         let mut operations = Operations::default();
         operations.add_page("/who");
         let admin_key = admin_key.map(|key| KeyDigest::of(key.as_bytes()));
-        let keyring = Keyring::new(store, Clock::system(), admin_key, true);
-        TestClient::new(http::shell(routes, keyring, false, Arc::new(operations)))
+        let service = Service::for_tests(admin_key).await;
+        TestClient::new(http::shell(routes, service, false, Arc::new(operations)))
             .default_header("host", "127.0.0.1:8000")
     }
 
@@ -233,7 +221,7 @@ mod tests {
         let refused = client.post("/ingest/7").send().await;
         refused.assert_status(401.try_into().unwrap());
         for name in ["x-webhook-signature-256", "x-hub-signature-256"] {
-            client.post("/ingest/7").header(name, "").send().await.assert_text("Stranger").await;
+            client.post("/ingest/7").header(name, "").send().await.assert_text("Anonymous").await;
         }
     }
 
@@ -241,7 +229,7 @@ mod tests {
     async fn slashes_and_heads_make_no_difference() {
         let client = client(None).await;
         for path in ["/who", "/who/", "//who//", "/who/?a=b"] {
-            client.get(path).send().await.assert_text("Known(Admin, Anyone)").await;
+            client.get(path).send().await.assert_text("Admin(Anyone)").await;
         }
         let answer = client.head("/who").send().await;
         answer.assert_status_is_ok();

@@ -2,7 +2,6 @@
 
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{Enum, Object, OpenApi};
-use posthorn_domain::api_key::Scope;
 use posthorn_domain::delivery::AttemptOutcome;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::views::{Activity, STATS_WINDOW, Stats};
@@ -11,13 +10,11 @@ use uuid::Uuid;
 
 use super::Tag;
 use super::body::Json;
-use super::deliveries::{Delivery, DeliveryAttempt, explained};
+use super::deliveries::{Delivery, DeliveryAttempt};
 use super::paging::check_limit;
-use super::scope::{check_delivery, find_subscription};
 use super::words::Time;
-use crate::dispatch::Control;
-use crate::http::auth::Caller;
 use crate::http::problem::Problem;
+use crate::service::{Access, Service};
 
 /// Attempts in a list where the client names no number.
 const ATTEMPTS_LIMIT_DEFAULT: u32 = 20;
@@ -25,7 +22,7 @@ const ATTEMPTS_LIMIT_DEFAULT: u32 = 20;
 const ACTIVITY_LIMIT_DEFAULT: u32 = 5;
 
 pub(super) struct Status {
-    pub(super) control: Control,
+    pub(super) service: Service,
 }
 
 /// That the server is there.
@@ -112,14 +109,8 @@ impl Status {
     /// The problem names the part that is not ready.
     #[oai(path = "/health/ready", method = "get", operation_id = "getReadiness", tag = "Tag::Health")]
     async fn ready(&self) -> Result<Json<Health>, Problem> {
-        if let Err(error) = self.control.store().ready().await {
-            tracing::debug!(%error, "not ready");
-            return Err(Problem::not_ready("the database is not ready"));
-        }
-        match self.control.stuck_slots() {
-            0 => Ok(Json(Health { status: HealthStatus::Ok })),
-            _ => Err(Problem::not_ready("some slots have no node: what is accepted for them is not sent")),
-        }
+        self.service.check_ready().await?;
+        Ok(Json(Health { status: HealthStatus::Ok }))
     }
 
     /// Tell what became of a delivery
@@ -131,16 +122,14 @@ impl Status {
     )]
     async fn delivery(
         &self,
-        caller: Caller,
+        access: Access,
         /// The delivery.
         delivery_id: Path<Uuid>,
     ) -> Result<Json<DeliveryStatus>, Problem> {
         let id = DeliveryId(delivery_id.0);
-        let store = self.control.read(caller.payer()).await?;
-        check_delivery(&self.control, &caller, id).await?;
-        let delivery = store.delivery(id).await?.ok_or_else(Problem::no_delivery)?;
-        let attempts = store.attempts_of_delivery(id).await?.into_iter().map(DeliveryAttempt::from).collect();
-        Ok(Json(DeliveryStatus { delivery: explained(&self.control, delivery).await?, attempts }))
+        let (explained, attempts) = self.service.delivery_with_attempts(&access, id).await?;
+        let attempts = attempts.into_iter().map(DeliveryAttempt::from).collect();
+        Ok(Json(DeliveryStatus { delivery: explained.into(), attempts }))
     }
 
     /// List a subscription's attempts, the newest first
@@ -152,7 +141,7 @@ impl Status {
     )]
     async fn attempts(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         subscription_id: Path<Uuid>,
         /// Attempts in the list; 20 where left out.
@@ -160,9 +149,7 @@ impl Status {
     ) -> Result<Json<Vec<DeliveryAttempt>>, Problem> {
         let id = SubscriptionId(subscription_id.0);
         let limit = check_limit(limit.0, ATTEMPTS_LIMIT_DEFAULT)?;
-        let store = self.control.read(caller.payer()).await?;
-        find_subscription(&self.control, &caller, id).await?;
-        let attempts = store.attempts_of_subscription(id, limit).await?;
+        let attempts = self.service.attempts(&access, id, limit).await?;
         Ok(Json(attempts.into_iter().map(DeliveryAttempt::from).collect()))
     }
 
@@ -170,13 +157,8 @@ impl Status {
     ///
     /// To a tenant's key: what is that tenant's; where that takes long to count, as counted some ten times as long ago.
     #[oai(path = "/status/stats", method = "get", operation_id = "getSystemStats", tag = "Tag::Status")]
-    async fn stats(&self, caller: Caller) -> Result<Json<SystemStats>, Problem> {
-        let _turn = self.control.read(caller.payer()).await?;
-        let stats = match caller.scope() {
-            Scope::All => self.control.stats(None).await?,
-            Scope::Tenant(own) => self.control.stats(Some(own)).await?,
-            Scope::Nothing => return Err(Problem::api_key_required()),
-        };
+    async fn stats(&self, access: Access) -> Result<Json<SystemStats>, Problem> {
+        let stats = self.service.stats(&access).await?;
         Ok(Json(stats.into()))
     }
 
@@ -186,17 +168,12 @@ impl Status {
     #[oai(path = "/status/activity", method = "get", operation_id = "listActivity", tag = "Tag::Status")]
     async fn activity(
         &self,
-        caller: Caller,
+        access: Access,
         /// Items in the list; 5 where left out.
         limit: Query<Option<i64>>,
     ) -> Result<Json<Vec<ActivityItem>>, Problem> {
         let limit = check_limit(limit.0, ACTIVITY_LIMIT_DEFAULT)?;
-        let store = self.control.read(caller.payer()).await?;
-        let items = match caller.scope() {
-            Scope::All => store.activity(limit).await?,
-            Scope::Tenant(own) => store.activity_of_tenant(own, limit).await?,
-            Scope::Nothing => return Err(Problem::api_key_required()),
-        };
+        let items = self.service.activity(&access, limit).await?;
         Ok(Json(items.into_iter().map(ActivityItem::from).collect()))
     }
 }

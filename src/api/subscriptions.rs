@@ -5,14 +5,13 @@ mod input;
 mod own;
 mod view;
 
-use posthorn_domain::views::{Page, SubscriptionFilter, SubscriptionView};
+use posthorn_domain::views::{SubscriptionFilter, SubscriptionView};
 use std::net::SocketAddr;
 
 use poem::Request;
 use poem_openapi::param::{Path, Query};
 use poem_openapi::{ApiResponse, OpenApi};
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::api_key::Scope;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::subscription::SecretField;
 use posthorn_domain::tenant::Tenant;
@@ -22,12 +21,10 @@ use super::Tag;
 use super::body::{Json, OptionalJson};
 use super::ingest::AcceptedAnswer;
 use super::paging::{check_limit, check_page};
-use super::scope::check_subscription;
 use super::shown::Changed;
 use super::words::SubscriptionStatus;
-use crate::dispatch::{Control, Transition};
-use crate::http::auth::Caller;
 use crate::http::problem::{Kind, Problem};
+use crate::service::{Access, Service, Transition};
 use check::{Change, TargetRules};
 use input::{SigningSecretRotation, SubscriptionCreate, SubscriptionUpdate};
 use own::Own;
@@ -37,7 +34,7 @@ use view::{CreatedSubscription, PaginatedSubscriptions, SigningSecret, Subscript
 const LIMIT_DEFAULT: u32 = 10;
 
 pub(super) struct Subscriptions {
-    pub(super) control: Control,
+    pub(super) service: Service,
     pub(super) guard: AddressGuard,
     /// Where the server listens.
     pub(super) listen: SocketAddr,
@@ -70,20 +67,13 @@ impl Subscriptions {
     #[oai(path = "/subscriptions", method = "post", operation_id = "createSubscription")]
     async fn create(
         &self,
-        caller: Caller,
+        access: Access,
         request: &Request,
         body: Json<SubscriptionCreate>,
     ) -> Result<CreateAnswer, Problem> {
-        let own = match caller.scope() {
-            Scope::All => None,
-            Scope::Tenant(own) => Some(own),
-            Scope::Nothing => return Err(Problem::api_key_required()),
-        };
-        let (tenant, config) = check::creation(body.0, own, &self.rules(request))?;
-        if !caller.sees(&tenant) {
-            return Err(Problem::forbidden());
-        }
-        let view = self.control.create(caller.actor(), tenant, config).await?;
+        access.check_known()?;
+        let (tenant, config) = check::creation(body.0, access.payer(), &self.rules(request))?;
+        let view = self.service.create_subscription(&access, tenant, config).await?;
         let location = format!("/subscriptions/{}", view.subscription.id);
         let signing_secret = view.subscription.signing.current.expose();
         Ok(CreateAnswer::Created(
@@ -98,7 +88,7 @@ impl Subscriptions {
     #[oai(path = "/subscriptions", method = "get", operation_id = "listSubscriptions")]
     async fn list(
         &self,
-        caller: Caller,
+        access: Access,
         /// Which page, from 1; 1 where left out.
         page: Query<Option<i64>>,
         /// Subscriptions on a page; 10 where left out.
@@ -111,16 +101,8 @@ impl Subscriptions {
         let (page, limit) = (check_page(page.0)?, check_limit(limit.0, LIMIT_DEFAULT)?);
         let tenant = tenant.0.as_deref().map(parse_tenant).transpose()?;
         let status = status.0.map(|word| word.0);
-        let store = self.control.read(caller.payer()).await?;
-        let list = async |tenant| {
-            let filter = SubscriptionFilter { tenant, status };
-            store.list_subscriptions(&filter, page, limit).await
-        };
-        let found = match caller.scope().narrowed(tenant.as_ref()) {
-            Scope::All => list(None).await?,
-            Scope::Tenant(own) => list(Some(own.clone())).await?,
-            Scope::Nothing => Page::default(),
-        };
+        let filter = SubscriptionFilter { tenant, status };
+        let found = self.service.list_subscriptions(&access, filter, page, limit).await?;
         Ok(Json(PaginatedSubscriptions {
             items: found.items.into_iter().map(|view| self.seen(view).listed()).collect(),
             total: found.total,
@@ -134,13 +116,11 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "get", operation_id = "getSubscription")]
     async fn show(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        let store = self.control.read(caller.payer()).await?;
-        let id = self.own(&caller, id.0).await?;
-        self.shown(store.subscription_view(id).await?)
+        Ok(self.shown(self.service.subscription_view(&access, SubscriptionId(id.0)).await?))
     }
 
     /// Change a subscription
@@ -150,24 +130,21 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "put", operation_id = "updateSubscription")]
     async fn update(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
         request: &Request,
         body: Changed<SubscriptionUpdate>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = self.own(&caller, id.0).await?;
+        let id = SubscriptionId(id.0);
+        let current = self.service.subscription(&access, id).await?;
         if body.names_fixed_fields() {
-            let view = self.control.read(caller.payer()).await?.subscription_view(id).await?;
-            body.check(&self.shown(view)?.0)?;
+            body.check(&self.seen(self.service.subscription_view(&access, id).await?))?;
         }
         let change = Change::check(body.change, &self.rules(request))?;
-        let current = self.control.subscription(id).await?.ok_or_else(Problem::no_subscription)?;
         change.check_against(&current.config)?;
-        let updated = self
-            .control
-            .update(caller.actor(), id, move |subscription, now| change.clone().apply(subscription, now));
-        self.shown(updated.await?)
+        let change = move |subscription: &mut _, now| change.clone().apply(subscription, now);
+        Ok(self.shown(self.service.update_subscription(&access, id, change).await?))
     }
 
     /// Delete a subscription
@@ -177,13 +154,12 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id", method = "delete", operation_id = "deleteSubscription")]
     async fn delete(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<DeleteAnswer, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        let deleted = self.control.delete(caller.actor(), id).await?;
-        deleted.then_some(DeleteAnswer::Deleted).ok_or_else(Problem::no_subscription)
+        self.service.delete_subscription(&access, SubscriptionId(id.0)).await?;
+        Ok(DeleteAnswer::Deleted)
     }
 
     /// Pause a subscription
@@ -192,12 +168,11 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/pause", method = "post", operation_id = "pauseSubscription")]
     async fn pause(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        self.changed(self.control.pause(caller.actor(), id).await?)
+        self.change(&access, Transition::Pause, id.0).await
     }
 
     /// Resume a paused subscription
@@ -206,12 +181,11 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/resume", method = "post", operation_id = "resumeSubscription")]
     async fn resume(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        self.changed(self.control.resume(caller.actor(), id).await?)
+        self.change(&access, Transition::Resume, id.0).await
     }
 
     /// Enable a disabled subscription
@@ -220,12 +194,11 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/enable", method = "post", operation_id = "enableSubscription")]
     async fn enable(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        self.changed(self.control.enable(caller.actor(), id).await?)
+        self.change(&access, Transition::Enable, id.0).await
     }
 
     /// Disable a subscription
@@ -235,25 +208,22 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/disable", method = "post", operation_id = "disableSubscription")]
     async fn disable(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<Subscription>, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        self.changed(self.control.disable(caller.actor(), id).await?)
+        self.change(&access, Transition::Disable, id.0).await
     }
 
     /// Show the signing secret
     #[oai(path = "/subscriptions/:id/signing-secret", method = "get", operation_id = "getSigningSecret")]
     async fn signing_secret(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<SigningSecret>, Problem> {
-        let store = self.control.read(caller.payer()).await?;
-        let id = self.own(&caller, id.0).await?;
-        secret(store.subscription_view(id).await?)
+        secret(&self.service.subscription_view(&access, SubscriptionId(id.0)).await?)
     }
 
     /// Replace the signing secret
@@ -267,14 +237,15 @@ impl Subscriptions {
     )]
     async fn rotate(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
         body: OptionalJson<SigningSecretRotation>,
     ) -> Result<Json<SigningSecret>, Problem> {
-        let id = self.own(&caller, id.0).await?;
+        let id = SubscriptionId(id.0);
+        self.service.subscription(&access, id).await?;
         let (new, overlap) = check::rotation(&body.0.unwrap_or_default())?;
-        secret(self.control.rotate_signing_secret(caller.actor(), id, new, overlap).await?)
+        secret(&self.service.rotate_signing_secret(&access, id, new, overlap).await?)
     }
 
     /// Send a test event
@@ -283,12 +254,11 @@ impl Subscriptions {
     #[oai(path = "/subscriptions/:id/test", method = "post", operation_id = "sendTestEvent")]
     async fn test(
         &self,
-        caller: Caller,
+        access: Access,
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<AcceptedAnswer, Problem> {
-        let id = self.own(&caller, id.0).await?;
-        let accepted = self.control.send_test(id).await.map_err(Problem::ingest)?;
+        let accepted = self.service.send_test(&access, SubscriptionId(id.0)).await?;
         Ok(AcceptedAnswer::new(accepted))
     }
 }
@@ -299,34 +269,26 @@ impl Subscriptions {
         TargetRules { guard: &self.guard, own: Own::new(self.listen, request) }
     }
 
-    /// The subscription, where it is there for the caller.
-    async fn own(&self, caller: &Caller, id: Uuid) -> Result<SubscriptionId, Problem> {
-        let id = SubscriptionId(id);
-        check_subscription(&self.control, caller, id).await?;
-        Ok(id)
-    }
-
     fn seen(&self, view: SubscriptionView) -> Subscription {
-        let limit = self.control.in_flight_limit(&view.subscription);
+        let limit = self.service.in_flight_limit(&view.subscription);
         Subscription::new(view, limit)
     }
 
-    fn shown(&self, view: Option<SubscriptionView>) -> Result<Json<Subscription>, Problem> {
-        view.map(|view| Json(self.seen(view))).ok_or_else(Problem::no_subscription)
+    fn shown(&self, view: SubscriptionView) -> Json<Subscription> {
+        Json(self.seen(view))
     }
 
-    fn changed(&self, transition: Transition) -> Result<Json<Subscription>, Problem> {
-        match transition {
-            Transition::Done(view) => Ok(Json(self.seen(*view))),
-            Transition::Disabled => Err(Problem::disabled()),
-            Transition::Paused => Err(Problem::paused()),
-            Transition::NotFound => Err(Problem::no_subscription()),
-        }
+    async fn change(
+        &self,
+        access: &Access,
+        transition: Transition,
+        id: Uuid,
+    ) -> Result<Json<Subscription>, Problem> {
+        Ok(self.shown(self.service.transition(access, transition, SubscriptionId(id)).await?))
     }
 }
 
-fn secret(view: Option<SubscriptionView>) -> Result<Json<SigningSecret>, Problem> {
-    let view = view.ok_or_else(Problem::no_subscription)?;
+fn secret(view: &SubscriptionView) -> Result<Json<SigningSecret>, Problem> {
     if view.subscription.unreadable.contains(&SecretField::SigningSecret) {
         return Err(Problem::secrets_unreadable());
     }

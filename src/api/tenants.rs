@@ -15,12 +15,11 @@ use super::change::{field, object, set, within};
 use super::rate_limit::{RateLimit, check_rate_limit};
 use super::shown::{Changed, Changes};
 use super::words::TenantName;
-use crate::dispatch::Control;
-use crate::http::auth::Caller;
-use crate::http::problem::{Faults, Kind, Problem};
+use crate::http::problem::{Faults, Problem};
+use crate::service::{Access, Service};
 
 pub(super) struct Tenants {
-    pub(super) control: Control,
+    pub(super) service: Service,
 }
 
 /// A customer on whose behalf subscriptions exist, and what it may use. Null: no limit, where nothing else is said.
@@ -88,14 +87,11 @@ impl Tenants {
     #[oai(path = "/tenants/:tenant", method = "get", operation_id = "getTenant")]
     async fn show(
         &self,
-        caller: Caller,
+        access: Access,
         /// The tenant's name.
         tenant: Path<TenantName>,
     ) -> Result<Json<Tenant>, Problem> {
-        if !caller.sees(&tenant.0.0) {
-            return Err(Problem::new(Kind::NotFound, "there is no tenant of this name"));
-        }
-        let settings = self.control.read(caller.payer()).await?.tenant_settings(&tenant.0.0).await?;
+        let settings = self.service.tenant_settings(&access, &tenant.0.0).await?;
         Ok(Json(Tenant::new(&tenant.0.0, settings)))
     }
 
@@ -106,19 +102,17 @@ impl Tenants {
     #[oai(path = "/tenants/:tenant", method = "put", operation_id = "updateTenant")]
     async fn update(
         &self,
-        caller: Caller,
+        access: Access,
         /// The tenant's name.
         tenant: Path<TenantName>,
         body: Changed<TenantUpdate>,
     ) -> Result<Json<Tenant>, Problem> {
-        caller.check_admin()?;
+        access.check_admin()?;
         let name = tenant.0.0;
         body.check(&Tenant::new(&name, TenantSettings::default()))?;
         let change = Change::check(body.change)?;
-        let settings = self
-            .control
-            .update_tenant(caller.actor(), name.clone(), move |settings| change.apply(settings))
-            .await?;
+        let settings =
+            self.service.update_tenant(&access, name.clone(), move |settings| change.apply(settings)).await?;
         Ok(Json(Tenant::new(&name, settings)))
     }
 }

@@ -12,11 +12,11 @@ use super::Tag;
 use super::body::Json;
 use super::words::Time;
 use crate::clock::Clock;
-use crate::dispatch::Control;
 use crate::http::problem::Problem;
+use crate::service::Service;
 
 pub(super) struct WebhookKeys {
-    pub(super) control: Control,
+    pub(super) service: Service,
     pub(super) clock: Clock,
 }
 
@@ -48,9 +48,7 @@ impl WebhookKeys {
         /// The subscription.
         id: Path<Uuid>,
     ) -> Result<Json<WebhookKeySet>, Problem> {
-        let found = self.control.subscription(SubscriptionId(id.0)).await?;
-        let found = found.filter(|found| found.config.asymmetric_signature);
-        let found = found.ok_or_else(Problem::no_subscription)?;
+        let found = self.service.verifiable_subscription(SubscriptionId(id.0)).await?;
         if [SecretField::SigningSecret, SecretField::ReplacedSigningSecrets]
             .iter()
             .any(|field| found.unreadable.contains(field))

@@ -10,8 +10,7 @@ use posthorn_domain::tenant::Tenant;
 use tokio::sync::{Notify, OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
-use super::control::IngestError;
-use super::ingest_writer::RETRY_AFTER;
+use super::ingest_error::{IngestError, RETRY_AFTER};
 use crate::store::intake::{Answer, Intake};
 
 const BOUNDS: Bounds = Bounds {

@@ -20,8 +20,8 @@ use tracing::{debug, warn};
 
 use super::Parts;
 use super::backoff::Backoff;
-use super::control::IngestError;
 use super::dispatcher::DispatcherMsg;
+use super::ingest_error::{IngestError, RETRY_AFTER};
 use super::ingest_queue::{Item, Submitted};
 use crate::store::Error;
 use crate::store::intake::{Answer, Intake, IntakeWriter, Known};
@@ -29,8 +29,6 @@ use crate::store::notices::Notice;
 
 /// How long the store is tried before its waiters hear that it is not available.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// When a client may try again.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 

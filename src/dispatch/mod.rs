@@ -8,23 +8,24 @@
 //!       └─ Janitor         removes what is old
 //! ```
 //!
-//! [`Control`] is the face of it all for the API. Handlers of messages never wait for network or
+//! [`Handle`] is the face of it all. Handlers of messages never wait for network or
 //! disk: an attempt, a load and a commit are tasks that report back. Mailboxes have no bound, so
 //! what makes messages is bounded before them: requests in flight by [`admission`], events on their
 //! way in by the queue before the ingest writer.
 //!
 //! An actor that panics is rebuilt from the store alone, after a delay that grows with each time.
 
+mod accept;
 mod admission;
 mod arrivals;
 mod attempt;
 mod backlogs;
 mod backoff;
-mod changes;
-mod control;
 mod deletions;
 mod dispatcher;
 mod ears;
+mod handle;
+mod ingest_error;
 mod ingest_queue;
 mod ingest_writer;
 mod janitor;
@@ -36,7 +37,6 @@ mod membership;
 mod outcome_writer;
 mod pace;
 mod quota;
-mod reads;
 mod root;
 mod stored;
 mod subscription;
@@ -57,15 +57,16 @@ use crate::clock::Clock;
 use crate::sender::Sender;
 use crate::store::Store;
 
-pub use changes::ChangeError;
-pub use control::{Accepted, Control, IngestError, NewEvent, Transition};
-pub use reads::{Reading, ReadsBusy};
+pub use accept::{Accepted, NewEvent};
+pub use handle::Handle;
+pub use ingest_error::IngestError;
 pub use root::Dispatch;
+#[cfg(test)]
+pub(crate) use tests::start as start_for_tests;
 
 use admission::Admission;
 use arrivals::Arrivals;
 use backlogs::Backlogs;
-use changes::Changes;
 use deletions::Deletions;
 use dispatcher::DispatcherLink;
 use ingest_queue::IngestQueue;
@@ -73,7 +74,6 @@ use leases::Leases;
 use limits::Limits;
 use membership::Membership;
 use outcome_writer::OutcomeQueue;
-use reads::Reads;
 use tenants::Tenants;
 
 /// How dispatch is set up.
@@ -115,7 +115,6 @@ struct Parts {
     admission: Arc<Admission>,
     arrivals: Arrivals,
     backlogs: Backlogs,
-    changes: Changes,
     deletions: Deletions,
     limits: Limits,
     ingest: IngestQueue,
@@ -124,7 +123,6 @@ struct Parts {
     leases: Leases,
     membership: Membership,
     loads: Semaphore,
-    reads: Reads,
     counts: Semaphore,
 }
 
@@ -135,7 +133,6 @@ impl Parts {
         Arc::new(Self {
             settings,
             backlogs: Backlogs::new(store.clone()),
-            changes: Changes::default(),
             tenants: Tenants::new(caches.clone(), settings.quotas),
             deletions: Deletions::default(),
             limits: Limits::default(),
@@ -151,7 +148,6 @@ impl Parts {
             leases,
             membership: Membership::new(clock.now()),
             loads: Semaphore::new(LOADS_AT_ONCE),
-            reads: Reads::new(),
             counts: Semaphore::new(COUNTS_AT_ONCE),
         })
     }

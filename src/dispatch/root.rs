@@ -13,7 +13,7 @@ use super::backoff::doubled;
 use super::dispatcher::Dispatcher;
 use super::worker::{Body, Worker};
 use super::{
-    Control, Parts, Settings, arrivals, deletions, ears, ingest_writer, janitor, membership, outcome_writer,
+    Handle, Parts, Settings, arrivals, deletions, ears, ingest_writer, janitor, membership, outcome_writer,
     quota,
 };
 use crate::cache::Caches;
@@ -56,10 +56,10 @@ impl Dispatch {
         Ok(Self { parts, root, ended })
     }
 
-    /// The face of dispatch for the API.
+    /// The face of dispatch.
     #[must_use]
-    pub fn control(&self) -> Control {
-        Control::new(Arc::clone(&self.parts))
+    pub fn handle(&self) -> Handle {
+        Handle { parts: Arc::clone(&self.parts) }
     }
 
     /// Starts no request from now on.

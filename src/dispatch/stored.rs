@@ -10,10 +10,9 @@ use std::time::{Duration, Instant};
 use posthorn_domain::stored_bytes::Verdict;
 use tracing::warn;
 
-use super::control::IngestError;
-use super::ingest_writer::RETRY_AFTER;
+use super::Parts;
+use super::ingest_error::{IngestError, RETRY_AFTER};
 use super::tenants::TenantState;
-use super::{Control, Parts};
 
 /// How long an event waits for a count.
 const PATIENCE: Duration = Duration::from_millis(500);
@@ -39,47 +38,45 @@ impl Drop for LetIn {
     }
 }
 
-impl Control {
-    /// Lets an event of so many bytes in, where the tenant may store it; nothing is kept of it where the tenant has no
-    /// such limit.
-    pub(super) async fn let_in(
-        &self,
-        state: &Arc<TenantState>,
-        bytes: usize,
-    ) -> Result<Option<LetIn>, IngestError> {
-        let Some(max) = state.stored_bytes_max() else { return Ok(None) };
-        let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
-        let let_in = || Some(LetIn { state: Arc::clone(state), bytes, stored: true });
-        let full = |until: Instant| {
-            let retry_after = until.saturating_duration_since(Instant::now());
-            IngestError::StorageFull { retry_after }
-        };
-        // Before it is asked, so that no news are missed.
-        let mut counted = std::pin::pin!(state.counted().notified());
-        counted.as_mut().enable();
-        let verdict = state.stored().hand_in(bytes, max, Instant::now());
-        match verdict {
-            Verdict::LetIn => {
-                if state.stored().is_old(Instant::now()) {
-                    begin_count(&self.parts, state);
-                }
-                return Ok(let_in());
+/// Lets an event of so many bytes in, where the tenant may store it; nothing is kept of it where the tenant has no
+/// such limit.
+pub(super) async fn let_in(
+    parts: &Arc<Parts>,
+    state: &Arc<TenantState>,
+    bytes: usize,
+) -> Result<Option<LetIn>, IngestError> {
+    let Some(max) = state.stored_bytes_max() else { return Ok(None) };
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    let let_in = || Some(LetIn { state: Arc::clone(state), bytes, stored: true });
+    let full = |until: Instant| {
+        let retry_after = until.saturating_duration_since(Instant::now());
+        IngestError::StorageFull { retry_after }
+    };
+    // Before it is asked, so that no news are missed.
+    let mut counted = std::pin::pin!(state.counted().notified());
+    counted.as_mut().enable();
+    let verdict = state.stored().hand_in(bytes, max, Instant::now());
+    match verdict {
+        Verdict::LetIn => {
+            if state.stored().is_old(Instant::now()) {
+                begin_count(parts, state);
             }
-            Verdict::Full(until) => return Err(full(until)),
-            Verdict::Count => begin_count(&self.parts, state),
+            return Ok(let_in());
         }
-        // Late or not, what is known now decides.
-        let _ = tokio::time::timeout(PATIENCE, counted).await;
-        let mut stored = state.stored();
-        match stored.hand_in(bytes, max, Instant::now()) {
-            Verdict::LetIn => {}
-            Verdict::Full(until) => return Err(full(until)),
-            Verdict::Count if stored.is_known() => return Err(full(Instant::now() + RETRY_AFTER)),
-            Verdict::Count => stored.let_in(bytes),
-        }
-        drop(stored);
-        Ok(let_in())
+        Verdict::Full(until) => return Err(full(until)),
+        Verdict::Count => begin_count(parts, state),
     }
+    // Late or not, what is known now decides.
+    let _ = tokio::time::timeout(PATIENCE, counted).await;
+    let mut stored = state.stored();
+    match stored.hand_in(bytes, max, Instant::now()) {
+        Verdict::LetIn => {}
+        Verdict::Full(until) => return Err(full(until)),
+        Verdict::Count if stored.is_known() => return Err(full(Instant::now() + RETRY_AFTER)),
+        Verdict::Count => stored.let_in(bytes),
+    }
+    drop(stored);
+    Ok(let_in())
 }
 
 /// Counts what a tenant has stored, unless somebody does.

@@ -13,16 +13,13 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::stored_bytes::StoredBytes;
 use posthorn_domain::tenant::{Quotas, Tenant, TenantSettings};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::changes::{ChangeError, TenantChanges, to_its_end};
-use super::ingest_writer::RETRY_AFTER;
+use super::ingest_error::{IngestError, RETRY_AFTER};
 use super::quota::{Asks, Quota};
-use super::{Control, IngestError};
 use crate::cache::{Bucket, Caches};
 use crate::store::Error;
 
@@ -71,8 +68,6 @@ pub(super) struct TenantState {
     stored: Mutex<StoredBytes>,
     /// What it has stored was counted.
     counted: Notify,
-    /// Changes of what is the tenant's.
-    changes: TenantChanges,
     asks: Arc<Asks>,
 }
 
@@ -116,7 +111,7 @@ impl Tenants {
     }
 
     /// Takes a turn at calling the API, or says how long to wait for one.
-    async fn take_call(&self, tenant: &Tenant) -> Result<Option<Duration>, Error> {
+    pub(super) async fn take_call(&self, tenant: &Tenant) -> Result<Option<Duration>, Error> {
         let taken = self.get(tenant).await?.control.take_soon(tenant, &self.asks).await;
         Ok(taken.err().map(|next| next.saturating_duration_since(Instant::now())))
     }
@@ -143,7 +138,7 @@ impl Tenants {
     }
 
     /// Whatever is known of the tenant may be old: it is read anew before it is used again.
-    fn doubt(&self, tenant: &Tenant) {
+    pub(super) fn doubt(&self, tenant: &Tenant) {
         if let Some(entry) = self.known().tenants.get_mut(tenant) {
             entry.loaded = false;
         }
@@ -205,7 +200,6 @@ impl TenantState {
             stored_bytes_max: AtomicU64::new(u64::MAX),
             stored: Mutex::default(),
             counted: Notify::new(),
-            changes: TenantChanges::default(),
             asks,
         }
     }
@@ -222,11 +216,6 @@ impl TenantState {
     /// Takes a turn at sending something, or says when to ask again at the latest.
     pub(super) fn take_turn(&self, now: Instant) -> Result<(), Instant> {
         self.rate.take(now, &self.name, &self.asks).map_err(|refusal| refusal.at(now))
-    }
-
-    /// Its changes under way.
-    pub(super) const fn changes(&self) -> &TenantChanges {
-        &self.changes
     }
 
     /// Who it is.
@@ -297,49 +286,9 @@ impl TenantState {
     }
 }
 
-impl Control {
-    /// Takes a turn of a tenant's `control_limit`, or says how long to wait for one.
-    pub async fn take_call(&self, tenant: &Tenant) -> Result<Option<Duration>, Error> {
-        self.parts.tenants.take_call(tenant).await
-    }
-
-    /// Changes what a tenant may use. It holds at once. Where nothing would change, nothing is written.
-    ///
-    /// May be dropped: the change then goes on alone to its end.
-    pub async fn update_tenant(
-        &self,
-        by: Actor,
-        tenant: Tenant,
-        change: impl Fn(&mut TenantSettings) + Send + 'static,
-    ) -> Result<TenantSettings, ChangeError> {
-        let current = self.parts.store.tenant_settings(&tenant).await?;
-        let mut wished = current;
-        change(&mut wished);
-        if wished == current {
-            return Ok(current);
-        }
-        let permit = self.permit(&tenant).await?;
-        let parts = Arc::clone(&self.parts);
-        to_its_end(permit, async move {
-            let stamp = Stamp { by, at: parts.clock.now() };
-            let doubts = parts.caches.doubt_tenant(&tenant).await;
-            let updated = parts.store.update_tenant(tenant.clone(), stamp, change).await;
-            parts.caches.trust(doubts).await;
-            match &updated {
-                Ok(settings) => {
-                    parts.tenants.apply(&tenant, *settings);
-                    parts.admission.changed(&tenant);
-                }
-                Err(_) => parts.tenants.doubt(&tenant),
-            }
-            updated
-        })
-        .await
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use posthorn_domain::audit::{Actor, Stamp};
     use posthorn_domain::subscription::RateLimit;
     use posthorn_domain::time::Timestamp;
 

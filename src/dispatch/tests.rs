@@ -1,6 +1,6 @@
 //! The actors over a real database and real sockets.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,20 @@ use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::retry::RetryPolicy;
+use posthorn_domain::rotation::Replaced;
+use posthorn_domain::signature::SigningSecret;
 use posthorn_domain::subscription::{
-    Defaults, OnExhausted, Ordering, RetryOverrides, Subscription, SubscriptionConfig, SubscriptionStatus,
+    Defaults, OnExhausted, Ordering, RetryOverrides, SigningSecrets, Subscription, SubscriptionConfig,
+    SubscriptionStatus,
 };
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
 
 use super::dispatcher::DispatcherMsg;
-use super::{Control, Dispatch, NewEvent, Settings};
+use super::{Dispatch, Handle, NewEvent, Settings};
 use crate::cache::Caches;
 use crate::clock::Clock;
 use crate::sender::{self, Sender};
@@ -38,12 +42,12 @@ async fn a_panic_is_survived_and_unnoticed_by_others() {
     // Its actor rests longer each time, 200 ms, 400 ms, 800 ms, and comes back with what it missed:
     // its mailbox is lost, but what it had to do is in the store.
     for _ in 0..3 {
-        world.control.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
+        world.handle.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
         let next = world.ingest(victim).await;
         world.wait_for(next, DeliveryStatus::Success).await;
     }
 
-    world.control.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
+    world.handle.parts.dispatcher.tell(DispatcherMsg::Panic(victim));
     let began = Instant::now();
     let next = world.ingest(victim).await;
     world.deliver(other, 20).await;
@@ -70,7 +74,7 @@ async fn an_actor_leaves_when_idle_and_comes_back_with_work() {
 async fn a_search_is_ended_by_what_it_found_itself() {
     let world = World::new().await;
     let id = world.subscription().await;
-    let dispatcher = &world.control.parts.dispatcher;
+    let dispatcher = &world.handle.parts.dispatcher;
     let slots: Vec<_> = Slot::all().collect();
     dispatcher.tell(DispatcherMsg::Lost(slots.clone()));
     let event = world.ingest(id).await;
@@ -88,12 +92,12 @@ async fn a_search_is_ended_by_what_it_found_itself() {
 async fn what_is_unfinished_goes_on_after_a_restart() {
     let mut world = World::new().await;
     let id = world.subscription().await;
-    world.control.pause(Actor::Anyone, id).await.unwrap();
+    world.stand(id, SubscriptionStatus::Paused).await;
     let mut last = world.ingest(id).await;
     for _ in 0..600 {
         last = world.ingest(id).await;
     }
-    world.control.resume(Actor::Anyone, id).await.unwrap();
+    world.stand(id, SubscriptionStatus::Active).await;
     world.restart().await;
     world.wait_for(last, DeliveryStatus::Success).await;
     let seen = world.receiver.sequences(id);
@@ -133,7 +137,7 @@ async fn retries_are_forgiven_once() {
     };
     let resumed = world.store.update_subscription(id, stamp, Action::SubscriptionResumed, resume).await;
     let resumed = Arc::new(resumed.unwrap().unwrap().after.subscription);
-    let dispatcher = &world.control.parts.dispatcher;
+    let dispatcher = &world.handle.parts.dispatcher;
     dispatcher.tell(DispatcherMsg::Refresh(id));
     world.receiver.wait_for_requests(3).await;
     dispatcher.tell(DispatcherMsg::Changed(resumed));
@@ -148,20 +152,20 @@ async fn what_was_open_before_stays_closed() {
     let world = World::new().await;
     let id = world.subscription_that_pauses().await;
     world.receiver.answer(500);
-    let open = world.control.subscription(id).await.unwrap().unwrap();
+    let open = world.handle.parts.caches.subscription(id).await.unwrap().unwrap();
     world.ingest(id).await;
     world.receiver.wait_for_requests(1).await;
     // It reads itself again when the outcome of its retry is recorded, and not before there is a turn.
-    let turns = u32::try_from(world.control.parts.loads.available_permits()).unwrap();
-    let turns = world.control.parts.loads.acquire_many(turns).await.unwrap();
+    let turns = u32::try_from(world.handle.parts.loads.available_permits()).unwrap();
+    let turns = world.handle.parts.loads.acquire_many(turns).await.unwrap();
     world.receiver.wait_for_requests(2).await;
     world.wait_until_paused(id).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    world.control.parts.dispatcher.tell(DispatcherMsg::Changed(open));
+    world.handle.parts.dispatcher.tell(DispatcherMsg::Changed(open));
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(world.receiver.sequences(id), [1; 2]);
     drop(turns);
-    world.control.resume(Actor::Anyone, id).await.unwrap();
+    world.stand(id, SubscriptionStatus::Active).await;
     world.receiver.wait_for_requests(3).await;
 }
 
@@ -211,9 +215,13 @@ async fn who_waits_outside_has_its_turn() {
     assert!(began.elapsed() < Duration::from_secs(9), "it had to wait for {:?}", began.elapsed());
 }
 
+fn stamp() -> Stamp {
+    Stamp { by: Actor::Anyone, at: Clock::system().now() }
+}
+
 struct World {
     dispatch: Option<Dispatch>,
-    control: Control,
+    handle: Handle,
     store: Store,
     receiver: Receiver,
     _folder: tempfile::TempDir,
@@ -230,16 +238,16 @@ impl World {
         let store = Store::connect(&store::Settings::at(url)).await.unwrap();
         store.migrate_up().await.unwrap();
         let dispatch = start(&store, places).await;
-        let control = dispatch.control();
+        let handle = dispatch.handle();
         let receiver = Receiver::start().await;
-        Self { dispatch: Some(dispatch), control, store, receiver, _folder: folder }
+        Self { dispatch: Some(dispatch), handle, store, receiver, _folder: folder }
     }
 
     async fn restart(&mut self) {
         self.dispatch.take().unwrap().shut_down(Duration::ZERO).await;
-        let places = self.control.parts.settings.in_flight_max;
+        let places = self.handle.parts.settings.in_flight_max;
         let dispatch = start(&self.store, places).await;
-        self.control = dispatch.control();
+        self.handle = dispatch.handle();
         self.dispatch = Some(dispatch);
     }
 
@@ -259,13 +267,53 @@ impl World {
             forward_headers: ForwardHeaders::default(),
             idempotency_header: None,
         };
-        let id = self.control.create(Actor::Anyone, Tenant::default(), config).await.unwrap().subscription.id;
+        let id = SubscriptionId(Uuid::now_v7());
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
-        self.control
-            .update(Actor::Anyone, id, move |subscription, _| subscription.config.target = target.clone())
-            .await
-            .unwrap();
+        let now = Clock::system().now();
+        let subscription = Subscription {
+            id,
+            tenant: Tenant::default(),
+            config: SubscriptionConfig { target, ..config },
+            signing: SigningSecrets {
+                current: SigningSecret::from_random([7; 32]),
+                replaced: Replaced::default(),
+            },
+            replaced_keys: Replaced::default(),
+            unreadable: BTreeSet::new(),
+            status: SubscriptionStatus::Active,
+            status_reason: None,
+            version: 1,
+            endpoint_version: 1,
+            retries_version: 1,
+            created_at: now,
+            updated_at: now,
+        };
+        assert!(self.store.insert_subscription(&subscription, None, stamp()).await.unwrap());
         id
+    }
+
+    /// Changes a subscription, and tells of it.
+    async fn change(
+        &self,
+        id: SubscriptionId,
+        action: Action,
+        change: impl Fn(&mut Subscription) + Send + 'static,
+    ) {
+        let update = self.store.update_subscription(id, stamp(), action, change).await.unwrap().unwrap();
+        let after = self.handle.parts.caches.keep_subscription(update.after.subscription).await;
+        self.handle.changed(after);
+    }
+
+    /// Pauses or resumes a subscription.
+    async fn stand(&self, id: SubscriptionId, status: SubscriptionStatus) {
+        let action = match status {
+            SubscriptionStatus::Active => Action::SubscriptionResumed,
+            SubscriptionStatus::Paused | SubscriptionStatus::Disabled => Action::SubscriptionPaused,
+        };
+        self.change(id, action, move |subscription| {
+            (subscription.status, subscription.status_reason) = (status, None);
+        })
+        .await;
     }
 
     /// After one retry.
@@ -276,10 +324,8 @@ impl World {
             on_exhausted: Some(OnExhausted::Pause),
             ..RetryOverrides::default()
         };
-        self.control
-            .update(Actor::Anyone, id, move |subscription, _| subscription.config.retry = retry)
-            .await
-            .unwrap();
+        self.change(id, Action::SubscriptionUpdated, move |subscription| subscription.config.retry = retry)
+            .await;
         id
     }
 
@@ -306,14 +352,14 @@ impl World {
             hops: Hops::default(),
             forwarded: ForwardedHeaders::default(),
         };
-        self.control.ingest(event).await.unwrap().delivery_id
+        self.handle.accept(event).await.unwrap().delivery_id
     }
 
     /// The most lanes that were in memory at once.
     async fn most_in_memory(&self, watched: Duration) -> usize {
         let (began, mut most) = (Instant::now(), 0);
         while began.elapsed() < watched {
-            most = most.max(self.control.parts.limits.lanes());
+            most = most.max(self.handle.parts.limits.lanes());
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         most
@@ -340,7 +386,7 @@ impl World {
     }
 }
 
-async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
+pub(crate) async fn start(store: &Store, in_flight_max: u32) -> Dispatch {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let sender =
         Sender::new(sender::Settings { guard, user_agent: "Posthorn/test".to_owned(), proxy: None }).unwrap();

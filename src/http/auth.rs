@@ -10,70 +10,19 @@ use std::sync::Arc;
 
 use poem::http::{HeaderMap, HeaderName, Method, header};
 use poem::{Endpoint, FromRequest, Request, RequestBody, Result};
-use posthorn_domain::api_key::{Access, Scope};
 use posthorn_domain::audit::Actor;
 use posthorn_domain::connections::Holder;
 use posthorn_domain::header::parse_forwarded_for;
-use posthorn_domain::tenant::Tenant;
 
 use super::event_signature;
 use super::host;
-use super::keyring::Keyring;
 use super::problem::Problem;
 use super::server::Client;
+use crate::service::{Access, Service};
 
-/// Who a request comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Caller {
-    /// Has a key, or needs none.
-    Known(Access, Actor),
-    /// Has no valid key.
-    Stranger,
-}
-
-impl Caller {
-    /// Whoever the guard let pass; a stranger where none did.
-    pub(crate) fn of_request(request: &Request) -> Self {
-        request.extensions().get().cloned().unwrap_or(Self::Stranger)
-    }
-
-    /// Whose things it sees.
-    pub(crate) const fn scope(&self) -> Scope<'_> {
-        match self {
-            Self::Known(access, _) => access.scope(),
-            Self::Stranger => Scope::Nothing,
-        }
-    }
-
-    /// The tenant whose share of what is bounded by tenant it uses; `None`: that of whoever is not a tenant.
-    pub(crate) const fn payer(&self) -> Option<&Tenant> {
-        match self.scope() {
-            Scope::Tenant(tenant) => Some(tenant),
-            Scope::All | Scope::Nothing => None,
-        }
-    }
-
-    /// Whether what is `tenant`'s is there for it.
-    pub(crate) fn sees(&self, tenant: &Tenant) -> bool {
-        self.scope().sees(tenant)
-    }
-
-    pub(crate) fn is_admin(&self) -> bool {
-        matches!(self, Self::Known(Access::Admin, _))
-    }
-
-    /// Who it is to the audit log.
-    pub(crate) const fn actor(&self) -> Actor {
-        match self {
-            Self::Known(_, actor) => *actor,
-            Self::Stranger => Actor::Anyone,
-        }
-    }
-
-    /// Refuses who does not see everything.
-    pub(crate) fn check_admin(&self) -> Result<(), Problem> {
-        if self.is_admin() { Ok(()) } else { Err(Problem::forbidden()) }
-    }
+/// Whoever the guard let pass; anonymous where none did.
+pub(crate) fn access_of(request: &Request) -> Access {
+    request.extensions().get().cloned().unwrap_or(Access::Anonymous)
 }
 
 /// The key in `Authorization: Bearer <key>` (RFC 6750 §2.1); none where the header comes twice.
@@ -113,34 +62,34 @@ impl Door {
 /// Tells who calls, and refuses strangers where they may not enter.
 pub(crate) async fn guard<E: Endpoint>(
     next: Arc<E>,
-    keyring: Keyring,
+    service: Service,
     behind_proxy: bool,
     mut request: Request,
 ) -> Result<E::Output> {
     let door = Door::of(request.uri().path());
     let open = match door {
         // Nothing is opened here, so nothing is looked up either.
-        Door::Free => keyring.was_open(),
-        Door::Signed | Door::Keyed => keyring.is_open().await?,
+        Door::Free => service.was_open(),
+        Door::Signed | Door::Keyed => service.is_open().await.map_err(Problem::from)?,
     };
     host::check(&request, open)?;
-    let caller = match bearer(request.headers()) {
-        _ if open => Caller::Known(Access::Admin, Actor::Anyone),
+    let access = match bearer(request.headers()) {
+        _ if open => Access::Admin(Actor::Anyone),
         Some(key) if door != Door::Free => {
-            let known = keyring.access(key, address(&request, behind_proxy)).await?;
-            known.map_or(Caller::Stranger, |(access, actor)| Caller::Known(access, actor))
+            let address = address(&request, behind_proxy);
+            service.access_of_key(key, address).await.map_err(Problem::from)?
         }
-        _ => Caller::Stranger,
+        _ => Access::Anonymous,
     };
     match door {
-        Door::Keyed if caller == Caller::Stranger => return Err(Problem::api_key_required().into()),
-        Door::Signed if caller == Caller::Stranger && !event_signature::is_there(request.headers()) => {
+        Door::Keyed if access == Access::Anonymous => return Err(Problem::api_key_required().into()),
+        Door::Signed if access == Access::Anonymous && !event_signature::is_there(request.headers()) => {
             return Err(Problem::event_not_proved().into());
         }
         Door::Free | Door::Signed | Door::Keyed => {}
     }
     if let Some(client) = request.extensions().get::<Client>() {
-        if let Some(holder) = holder(&caller, address(&request, behind_proxy)) {
+        if let Some(holder) = holder(&access, address(&request, behind_proxy)) {
             client.called_by(holder);
         }
         // Lists are read for it: there must be room for what it does not take at once.
@@ -148,16 +97,16 @@ pub(crate) async fn guard<E: Endpoint>(
             client.room_for_answer().await?;
         }
     }
-    request.extensions_mut().insert(caller);
+    request.extensions_mut().insert(access);
     next.call(request).await
 }
 
-/// In whose name memory is held for a request of `caller`; none where nobody knows.
-fn holder(caller: &Caller, address: Option<IpAddr>) -> Option<Holder> {
-    match caller {
-        Caller::Known(Access::Admin, _) => Some(Holder::Admin),
-        Caller::Known(Access::Tenant(tenant), _) => Some(Holder::Tenant(tenant.clone())),
-        Caller::Stranger => address.map(Holder::of_address),
+/// In whose name memory is held for a request; none where nobody knows.
+fn holder(access: &Access, address: Option<IpAddr>) -> Option<Holder> {
+    match access {
+        Access::Admin(_) => Some(Holder::Admin),
+        Access::Tenant(tenant, _) => Some(Holder::Tenant(tenant.clone())),
+        Access::Ingest(_) | Access::Anonymous => address.map(Holder::of_address),
     }
 }
 
@@ -169,9 +118,9 @@ fn address(request: &Request, behind_proxy: bool) -> Option<IpAddr> {
     client.or_else(|| request.remote_addr().as_socket_addr().map(SocketAddr::ip))
 }
 
-impl<'a> FromRequest<'a> for Caller {
+impl<'a> FromRequest<'a> for Access {
     async fn from_request(request: &'a Request, _: &mut RequestBody) -> Result<Self> {
-        Ok(Self::of_request(request))
+        Ok(access_of(request))
     }
 }
 
@@ -237,17 +186,5 @@ mod tests {
         ] {
             assert_eq!(Door::of(path), door, "{path}");
         }
-    }
-
-    #[test]
-    fn only_an_admin_is_one() {
-        let tenant = Caller::Known(Access::Tenant(Tenant::default()), Actor::Anyone);
-        for (caller, admin) in
-            [(Caller::Known(Access::Admin, Actor::Anyone), true), (tenant, false), (Caller::Stranger, false)]
-        {
-            assert_eq!(caller.check_admin().is_ok(), admin, "{caller:?}");
-        }
-        assert!(!Caller::Stranger.sees(&Tenant::default()));
-        assert_eq!(Caller::Stranger.scope(), Scope::Nothing, "no tenant is not all tenants");
     }
 }

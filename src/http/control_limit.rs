@@ -3,21 +3,16 @@
 
 use std::sync::Arc;
 
-use poem::{Endpoint, Request, Result};
-use posthorn_domain::api_key::Access;
-
-use super::auth::Caller;
+use super::auth::access_of;
 use super::operations::segments;
 use super::problem::Problem;
-use crate::dispatch::Control;
+use crate::service::Service;
+use poem::{Endpoint, Request, Result};
 
 /// Refuses a call beyond its tenant's limit.
-pub(crate) async fn keep<E: Endpoint>(next: Arc<E>, control: Control, request: Request) -> Result<E::Output> {
-    if let Caller::Known(Access::Tenant(tenant), _) = Caller::of_request(&request)
-        && !is_ingest(request.uri().path())
-        && let Some(wait) = control.take_call(&tenant).await.map_err(Problem::from)?
-    {
-        return Err(Problem::control_spent(wait).into());
+pub(crate) async fn keep<E: Endpoint>(next: Arc<E>, service: Service, request: Request) -> Result<E::Output> {
+    if !is_ingest(request.uri().path()) {
+        service.count_call(&access_of(&request)).await.map_err(Problem::from)?;
     }
     next.call(request).await
 }

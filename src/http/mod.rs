@@ -1,8 +1,8 @@
 //! HTTP below the contract: connections, TLS, who calls, and how whatever goes wrong is told.
 //!
 //! A request goes through [`server`] (connections, limits of heads and time), then the shell built here: errors become
-//! problems ([`problem`]), panics too, the host is checked where nobody needs a key ([`openness`], [`host`]), [`auth`]
-//! tells who calls by the [`keyring`], and a slash at the end of a path makes no difference. What is served, the routes
+//! problems ([`problem`]), panics too, the host is checked where nobody needs a key ([`host`]), [`auth`] says
+//! who calls ([`Access`](crate::service::Access)), and a slash at the end of a path makes no difference. What is served, the routes
 //! of [`api`](crate::api) know.
 
 pub(crate) mod auth;
@@ -11,8 +11,6 @@ pub(crate) mod event_signature;
 mod head;
 pub(crate) mod header;
 mod host;
-pub(crate) mod keyring;
-mod openness;
 pub(crate) mod operations;
 pub(crate) mod problem;
 pub(crate) mod query;
@@ -24,7 +22,7 @@ use std::sync::Arc;
 use poem::middleware::{CatchPanic, NormalizePath, TrailingSlash};
 use poem::{Endpoint, EndpointExt as _, IntoResponse as _, Request, Response};
 
-use keyring::Keyring;
+use crate::service::Service;
 use operations::Operations;
 use problem::Problem;
 use problem::refusal::to_response;
@@ -32,13 +30,13 @@ use problem::refusal::to_response;
 /// All that stands before the routes.
 pub(crate) fn shell(
     routes: impl Endpoint<Output = Response> + 'static,
-    keyring: Keyring,
+    service: Service,
     behind_proxy: bool,
     operations: Arc<Operations>,
 ) -> impl Endpoint<Output = Response> {
     routes
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .around(move |next, request| auth::guard(next, keyring.clone(), behind_proxy, request))
+        .around(move |next, request| auth::guard(next, service.clone(), behind_proxy, request))
         .with(CatchPanic::new().with_handler(|_| Problem::internal().into_response()))
         .around(move |next, request| answer(next, operations.clone(), request))
         .map_to_response()

@@ -25,8 +25,7 @@ use serde::Serialize;
 
 pub(crate) use self::kind::Kind;
 
-use crate::dispatch::{ChangeError, IngestError, ReadsBusy};
-use crate::store;
+use crate::service::{Error, IngestError, Missing};
 
 /// The content type of every problem.
 pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
@@ -196,60 +195,46 @@ impl Problem {
     }
 }
 
-/// Told in no log line: one that reads too much would fill it.
-impl From<ReadsBusy> for Problem {
-    fn from(_: ReadsBusy) -> Self {
-        let detail = "too many reads wait; send fewer at once, and this one again later";
-        Self::new(Kind::StoreUnavailable, detail).retry_after(STORE_RETRY_AFTER)
-    }
-}
-
-impl From<store::Error> for Problem {
-    fn from(error: store::Error) -> Self {
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
         match error {
-            // The store itself tells when an outage begins and ends.
-            store::Error::Unavailable(cause) | store::Error::SessionLost(cause) => {
-                tracing::debug!(%cause, "store unavailable");
-                Self::store_unavailable(STORE_RETRY_AFTER)
-            }
-            store::Error::OutcomeUnknown(cause) | store::Error::SyncFailed(cause) => {
-                tracing::warn!(%cause, "outcome of a commit unknown");
-                Self::outcome_unknown(STORE_RETRY_AFTER)
-            }
-            store::Error::Secrets(cause) => {
-                tracing::error!(%cause, "a secret cannot be read or written");
-                Self::secrets_unreadable()
-            }
-            // None of these can come of a request that the domain let pass.
-            store::Error::Conflict
-            | store::Error::Refused(_)
-            | store::Error::Corrupt(_)
-            | store::Error::Unusable(_) => {
-                tracing::error!(%error, "request failed");
-                Self::internal()
-            }
-        }
-    }
-}
-
-impl From<ChangeError> for Problem {
-    fn from(error: ChangeError) -> Self {
-        match error {
-            ChangeError::Store(error) => error.into(),
-            ChangeError::OverShare { retry_after } => Self::over_share(retry_after),
-            ChangeError::TooManySubscriptions { max } => Self::too_many_subscriptions(max),
-            ChangeError::Busy { retry_after } => Self::store_unavailable(retry_after),
+            Error::NotFound(Missing::Subscription) => Self::no_subscription(),
+            Error::NotFound(Missing::Delivery) => Self::no_delivery(),
+            Error::NotFound(Missing::Key) => Self::new(Kind::NotFound, "there is no API key with this id"),
+            Error::NotFound(Missing::Tenant) => Self::new(Kind::NotFound, "there is no tenant of this name"),
+            Error::Forbidden => Self::forbidden(),
+            Error::KeyRequired => Self::api_key_required(),
+            Error::TooManyGuesses { retry_after } => Self::too_many_guesses(retry_after),
+            Error::Disabled => Self::disabled(),
+            Error::Paused => Self::paused(),
+            Error::SubscriptionDeleted => Self::subscription_deleted(),
+            Error::Finished => Self::new(
+                Kind::DeliveryFinished,
+                "the delivery is finished; POST /deliveries/{id}/replay sends its event once more",
+            ),
+            Error::LastAdminKey => Self::new(
+                Kind::LastAdminKey,
+                "no other admin's key is in force; make one first, or set POSTHORN_ADMIN_KEY",
+            ),
+            Error::TooManySubscriptions { max } => Self::too_many_subscriptions(max),
+            Error::ControlSpent { retry_after } => Self::control_spent(retry_after),
+            Error::Ingest(error) => Self::ingest(error),
+            Error::OverShare { retry_after } => Self::over_share(retry_after),
+            Error::ReadsBusy { retry_after } => Self::reads_busy(retry_after),
+            Error::Unavailable { retry_after } => Self::store_unavailable(retry_after),
+            Error::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
+            Error::SecretsUnreadable => Self::secrets_unreadable(),
+            Error::NotReady(detail) => Self::not_ready(detail),
+            Error::Internal => Self::internal(),
         }
     }
 }
 
 impl Problem {
     /// Ingest that came to nothing, or to nobody knows what.
-    pub(crate) fn ingest(error: IngestError) -> Self {
+    fn ingest(error: IngestError) -> Self {
         match error {
             IngestError::NotFound => Self::no_subscription(),
-            IngestError::SubscriptionDeleted => Self::subscription_deleted(),
-            IngestError::Disabled => Self::disabled(),
             IngestError::KeyReused => {
                 Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
             }
@@ -260,6 +245,11 @@ impl Problem {
             IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
             IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
         }
+    }
+
+    fn reads_busy(retry_after: Duration) -> Self {
+        let detail = "too many reads wait; send fewer at once, and this one again later";
+        Self::new(Kind::StoreUnavailable, detail).retry_after(retry_after)
     }
 
     fn quota_spent(retry_after: Duration) -> Self {

@@ -52,5 +52,5 @@ pub(super) async fn rename(tx: &DatabaseTransaction) -> Result<(), DbErr> {
 
 async fn column<T: TryGetable>(connection: &impl ConnectionTrait, sql: String) -> Result<Vec<T>, DbErr> {
     let rows = connection.query_all(Statement::from_string(DbBackend::Sqlite, sql)).await?;
-    rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
+    rows.iter().map(|row| row.try_get_by_index(0)).collect()
 }

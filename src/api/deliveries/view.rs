@@ -6,6 +6,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::api::words::{AttemptOutcome, DeliveryState, Time, WaitingReason};
+use crate::service::Explained;
 
 /// One event on its way to one subscription.
 #[derive(Serialize, Object)]
@@ -90,8 +91,8 @@ pub(in crate::api) struct DeliveryAttempt {
     attempted_at: Time,
 }
 
-impl Delivery {
-    pub(super) fn new(delivery: delivery::Delivery, waiting_for: Option<delivery::WaitingFor>) -> Self {
+impl From<Explained> for Delivery {
+    fn from((delivery, waiting_for): Explained) -> Self {
         Self {
             id: delivery.id.0,
             subscription_id: delivery.subscription_id.0,

@@ -14,6 +14,8 @@ use posthorn_domain::tenant::Tenant;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use super::error::RETRY_AFTER;
+use super::{Access, Error, Inner};
 use crate::store::Store;
 
 /// Reads at once: with the transactions that the store lets run, as many as there are connections for whatever comes.
@@ -29,7 +31,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 /// So many reads wait that this one cannot be done in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many reads wait")]
-pub struct ReadsBusy;
+pub(super) struct ReadsBusy;
 
 /// In whose name something is read; none: an admin's.
 type Reader = Option<Tenant>;
@@ -47,7 +49,7 @@ struct State {
 
 /// The store, for what one request reads. Its turn ends with it.
 #[derive(Debug)]
-pub struct Reading<'a> {
+pub(super) struct Reading<'a> {
     store: &'a Store,
     _turn: Turn,
 }
@@ -128,6 +130,14 @@ impl Drop for Turn {
             state.under_way.insert(self.reader.clone(), left);
         }
         reads.give_out(&mut state);
+    }
+}
+
+impl Inner {
+    /// The store, for what one request reads in the name of who asks. To be held as long as it reads.
+    pub(super) async fn read(&self, access: &Access) -> Result<Reading<'_>, Error> {
+        let begun = self.reads.begin(&self.store, access.payer()).await;
+        begun.map_err(|ReadsBusy| Error::ReadsBusy { retry_after: RETRY_AFTER })
     }
 }
 

@@ -18,14 +18,14 @@ use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use moka::future::Cache;
 use moka::policy::EvictionPolicy;
-use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
+use posthorn_domain::api_key::{self, KeyDigest, KeyRecord};
 use posthorn_domain::audit::Actor;
 use posthorn_domain::id::KeyId;
 use posthorn_domain::time::Timestamp;
 use subtle::ConstantTimeEq as _;
 
 use super::openness::Openness;
-use super::problem::Problem;
+use super::{Access, Error};
 use crate::clock::Clock;
 use crate::store::Store;
 
@@ -49,7 +49,7 @@ const TRUSTED_MAX: u64 = 10_000;
 
 /// The keys that open the API. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Keyring(Arc<Inner>);
+pub(super) struct Keyring(Arc<Inner>);
 
 struct Inner {
     store: Store,
@@ -69,7 +69,7 @@ struct Inner {
 
 impl Keyring {
     /// The keys in the store, and `admin`. Where that is none and `is_open`, nobody needs a key until there is one.
-    pub(crate) fn new(store: Store, clock: Clock, admin: Option<KeyDigest>, is_open: bool) -> Self {
+    pub(super) fn new(store: Store, clock: Clock, admin: Option<KeyDigest>, is_open: bool) -> Self {
         Self(Arc::new(Inner {
             store,
             clock,
@@ -88,7 +88,7 @@ impl Keyring {
     }
 
     /// Whether nobody needs a key: the server may be open, and there has never been one.
-    pub(crate) async fn is_open(&self) -> Result<bool, Problem> {
+    pub(super) async fn is_open(&self) -> Result<bool, Error> {
         match &self.0.openness {
             Some(openness) => Ok(openness.is_open(&self.0.store).await?),
             None => Ok(false),
@@ -96,48 +96,44 @@ impl Keyring {
     }
 
     /// As [`is_open`](Self::is_open), as far as is known without looking.
-    pub(crate) fn was_open(&self) -> bool {
+    pub(super) fn was_open(&self) -> bool {
         self.0.openness.as_ref().is_some_and(Openness::was_open)
     }
 
-    /// How far `key`, sent from `address`, opens the API, and who has it; not at all where nobody knows it.
-    pub(crate) async fn access(
-        &self,
-        key: &[u8],
-        address: Option<IpAddr>,
-    ) -> Result<Option<(Access, Actor)>, Problem> {
+    /// Who sends `key` from `address`; anonymous where nobody knows it.
+    pub(super) async fn access(&self, key: &[u8], address: Option<IpAddr>) -> Result<Access, Error> {
         let inner = &self.0;
         let digest = KeyDigest::of(key);
         if inner.admin.is_some_and(|admin| admin.0.ct_eq(&digest.0).into()) {
-            return Ok(Some((Access::Admin, Actor::AdminKey)));
+            return Ok(Access::Admin(Actor::AdminKey));
         }
         let now = inner.clock.now();
         if let Some(record) = inner.known.get(&digest).await {
-            return Ok(record.is_valid_at(now).then(|| opened(&record)));
+            return Ok(if record.is_valid_at(now) { opened(&record) } else { Access::Anonymous });
         }
         if inner.unknown.contains_key(&digest) {
-            return Ok(None);
+            return Ok(Access::Anonymous);
         }
         let address = network(address);
         if inner.guessers.contains_key(&address) && !inner.trusted.contains_key(&digest) {
-            return Err(Problem::too_many_guesses(GUESSERS_WAIT));
+            return Err(Error::TooManyGuesses { retry_after: GUESSERS_WAIT });
         }
         let found = inner.store.key_by_digest(digest).await?.filter(|record| record.is_valid_at(now));
         let Some(record) = found else {
             inner.trusted.invalidate(&digest).await;
             inner.unknown.insert(digest, ()).await;
             self.count_guess(address).await;
-            return Ok(None);
+            return Ok(Access::Anonymous);
         };
         inner.trusted.insert(digest, ()).await;
         self.note_use(record.id, record.last_used_at, now);
         let opened = opened(&record);
         inner.known.insert(digest, Arc::new(record)).await;
-        Ok(Some(opened))
+        Ok(opened)
     }
 
     /// A key was made, here.
-    pub(crate) async fn added(&self, digest: KeyDigest) {
+    pub(super) async fn added(&self, digest: KeyDigest) {
         self.0.unknown.invalidate(&digest).await;
         if let Some(openness) = &self.0.openness {
             openness.close();
@@ -145,7 +141,7 @@ impl Keyring {
     }
 
     /// A key was revoked, here.
-    pub(crate) async fn revoked(&self, digest: KeyDigest) {
+    pub(super) async fn revoked(&self, digest: KeyDigest) {
         self.0.known.invalidate(&digest).await;
         self.0.trusted.invalidate(&digest).await;
     }
@@ -176,8 +172,12 @@ impl Keyring {
     }
 }
 
-fn opened(record: &KeyRecord) -> (Access, Actor) {
-    (record.access.clone(), Actor::ApiKey(record.id))
+fn opened(record: &KeyRecord) -> Access {
+    let actor = Actor::ApiKey(record.id);
+    match &record.access {
+        api_key::Access::Admin => Access::Admin(actor),
+        api_key::Access::Tenant(tenant) => Access::Tenant(tenant.clone(), actor),
+    }
 }
 
 /// What guesses are counted by: an address, of IPv6 its network of 64 bits, which is what one host has.

@@ -20,7 +20,7 @@ const KNOWN_FOR: Duration = Duration::from_millis(500);
 const LOOK_UP_TIME: Duration = Duration::from_secs(3);
 
 /// A server that is open until there is a key.
-pub(crate) struct Openness {
+pub(super) struct Openness {
     closed: AtomicBool,
     last: Mutex<LookUp>,
     /// One look-up at a time; others wait for what it finds.
@@ -38,7 +38,7 @@ struct LookUp {
 
 impl Openness {
     /// Where there was no key a moment ago.
-    pub(crate) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             closed: AtomicBool::new(false),
             last: Mutex::new(LookUp { began: Instant::now(), succeeded: true }),
@@ -47,17 +47,17 @@ impl Openness {
     }
 
     /// There is a key.
-    pub(crate) fn close(&self) {
+    pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
     }
 
     /// Whether a key was never seen. Looks nothing up: for what asks for no key anyway.
-    pub(crate) fn was_open(&self) -> bool {
+    pub(super) fn was_open(&self) -> bool {
         !self.closed.load(Ordering::Acquire)
     }
 
     /// Whether there is still no key. May be dropped.
-    pub(crate) async fn is_open(&self, store: &Store) -> Result<bool, Error> {
+    pub(super) async fn is_open(&self, store: &Store) -> Result<bool, Error> {
         let asked_at = Instant::now();
         if let Some(known) = self.known(asked_at) {
             return known;
