@@ -71,7 +71,8 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
     let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
         batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply))).unzip();
     for intake in &mut intakes {
-        intake.elsewhere = !parts.leases.serves(Slot::of(intake.subscription_id));
+        intake.elsewhere =
+            !parts.leases.serves_alone(Slot::of(intake.subscription_id), Instant::now().into_std());
     }
     let answers = store(parts, writer, &intakes).await;
     let all = |is: fn(&IngestError) -> bool| answers.iter().all(|answer| answer.as_ref().is_err_and(is));
@@ -95,9 +96,11 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
         };
         if let Ok(Answer::Stored(sequence)) = answer {
             let id = intake.subscription_id;
+            // Its slot may have gone while the event was being stored: whoever has it now was not told.
+            if !intake.elsewhere && !parts.leases.serves_alone(Slot::of(id), Instant::now().into_std()) {
+                moved.push((id, sequence));
+            }
             if !parts.leases.serves(Slot::of(id)) {
-                // Its slot went while the event was being stored: whoever has it now was not told.
-                moved.extend((!intake.elsewhere).then_some((id, sequence)));
                 let _ = reply.send(answer.map(Submitted::Answered));
                 continue;
             }
@@ -115,8 +118,12 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
         if let Ok(Answer::Replayed(Known { sequence, unfinished: true, .. })) = answer {
             // Its first acceptance may have gone unheard, of its client and of its lane.
             let id = intake.subscription_id;
-            let whose = if parts.leases.serves(Slot::of(id)) { &mut waiting } else { &mut moved };
-            whose.push((id, sequence));
+            if parts.leases.serves(Slot::of(id)) {
+                waiting.push((id, sequence));
+            }
+            if !parts.leases.serves_alone(Slot::of(id), Instant::now().into_std()) {
+                moved.push((id, sequence));
+            }
         }
         // A client that left waits for nothing.
         let _ = reply.send(answer.map(Submitted::Answered));
