@@ -1,5 +1,7 @@
 //! One endpoint with its policies.
 
+mod creation;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;

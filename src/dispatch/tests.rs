@@ -1,6 +1,6 @@
 //! The actors over a real database and real sockets.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,16 +10,13 @@ use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::delivery::DeliveryStatus;
-use posthorn_domain::forward::{ForwardHeaders, ForwardedHeaders};
-use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, SubscriptionId};
 use posthorn_domain::retry::RetryPolicy;
-use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::SigningSecret;
 use posthorn_domain::subscription::{
-    Defaults, OnExhausted, Ordering, RetryOverrides, SigningSecrets, Subscription, SubscriptionConfig,
-    SubscriptionStatus,
+    Defaults, OnExhausted, RetryOverrides, Subscription, SubscriptionConfig, SubscriptionStatus,
 };
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
@@ -252,42 +249,11 @@ impl World {
     }
 
     async fn subscription(&self) -> SubscriptionId {
-        let config = SubscriptionConfig {
-            target: TargetUrl::parse(&self.receiver.url).unwrap(),
-            description: None,
-            headers: StaticHeaders::default(),
-            ordering: Ordering::Strict,
-            max_in_flight: None,
-            rate_limit: None,
-            retry: RetryOverrides::default(),
-            timeout: None,
-            secret_key: None,
-            asymmetric_signature: false,
-            client_certificate: None,
-            forward_headers: ForwardHeaders::default(),
-            idempotency_header: None,
-        };
         let id = SubscriptionId(Uuid::now_v7());
         let target = TargetUrl::parse(&format!("{}/{id}", self.receiver.url)).unwrap();
+        let (config, secret) = (SubscriptionConfig::new(target), SigningSecret::from_random([7; 32]));
         let now = Clock::system().now();
-        let subscription = Subscription {
-            id,
-            tenant: Tenant::default(),
-            config: SubscriptionConfig { target, ..config },
-            signing: SigningSecrets {
-                current: SigningSecret::from_random([7; 32]),
-                replaced: Replaced::default(),
-            },
-            replaced_keys: Replaced::default(),
-            unreadable: BTreeSet::new(),
-            status: SubscriptionStatus::Active,
-            status_reason: None,
-            version: 1,
-            endpoint_version: 1,
-            retries_version: 1,
-            created_at: now,
-            updated_at: now,
-        };
+        let subscription = Subscription::new(id, Tenant::default(), config, secret, now);
         assert!(self.store.insert_subscription(&subscription, None, stamp()).await.unwrap());
         id
     }

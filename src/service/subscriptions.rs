@@ -1,6 +1,5 @@
 //! Subscriptions: made, read, changed, held and deleted.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +7,8 @@ use posthorn_domain::api_key::Scope;
 use posthorn_domain::audit::{Action, Actor, Stamp};
 use posthorn_domain::circuit::{CircuitState, CircuitView};
 use posthorn_domain::id::SubscriptionId;
-use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::{SIGNING_SECRET_BYTES, SigningSecret};
-use posthorn_domain::subscription::{SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus};
+use posthorn_domain::subscription::{Subscription, SubscriptionConfig, SubscriptionStatus};
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
 use posthorn_domain::views::{Page, SubscriptionFilter, SubscriptionView};
@@ -49,21 +47,8 @@ impl Service {
         let quotas = inner.dispatch.quotas(&tenant).await?.or(inner.settings.quotas);
         let permit = inner.changes.permit(&tenant).await?;
         let stamp = inner.stamp(access.actor());
-        let subscription = Subscription {
-            id: SubscriptionId(Uuid::now_v7()),
-            tenant,
-            config,
-            signing: SigningSecrets { current: fresh_signing_secret(), replaced: Replaced::default() },
-            replaced_keys: Replaced::default(),
-            unreadable: BTreeSet::new(),
-            status: SubscriptionStatus::Active,
-            status_reason: None,
-            version: 1,
-            endpoint_version: 1,
-            retries_version: 1,
-            created_at: stamp.at,
-            updated_at: stamp.at,
-        };
+        let id = SubscriptionId(Uuid::now_v7());
+        let subscription = Subscription::new(id, tenant, config, fresh_signing_secret(), stamp.at);
         let created = to_its_end(permit, async move {
             let max = quotas.max_subscriptions;
             if !inner.store.insert_subscription(&subscription, max, stamp).await? {

@@ -2,11 +2,10 @@
 
 use posthorn_domain::api_key::{self, KeyName, KeyRecord};
 use posthorn_domain::audit::Actor;
-use posthorn_domain::forward::{ForwardHeaders, ForwardedHeaders};
-use posthorn_domain::header::StaticHeaders;
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{DeliveryId, KeyId, SubscriptionId};
-use posthorn_domain::subscription::{Ordering, RetryOverrides, SubscriptionConfig};
+use posthorn_domain::subscription::SubscriptionConfig;
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::views::{DeliveryFilter, SubscriptionFilter};
@@ -168,21 +167,7 @@ fn event(subscription_id: SubscriptionId, tenant: Tenant) -> NewEvent {
 }
 
 fn config() -> SubscriptionConfig {
-    SubscriptionConfig {
-        target: TargetUrl::parse("https://example.com/").unwrap(),
-        description: None,
-        headers: StaticHeaders::default(),
-        ordering: Ordering::Strict,
-        max_in_flight: None,
-        rate_limit: None,
-        retry: RetryOverrides::default(),
-        timeout: None,
-        secret_key: None,
-        asymmetric_signature: false,
-        client_certificate: None,
-        forward_headers: ForwardHeaders::default(),
-        idempotency_header: None,
-    }
+    SubscriptionConfig::new(TargetUrl::parse("https://example.com/").unwrap())
 }
 
 fn key() -> KeyRecord {

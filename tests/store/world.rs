@@ -7,19 +7,15 @@ use posthorn::store::{Settings, Store};
 use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::cluster::{Epoch, Slot};
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, Delivery, DeliveryStatus, OrderingKey};
-use posthorn_domain::forward::{ForwardHeaders, ForwardedHeaders};
+use posthorn_domain::forward::ForwardedHeaders;
 use posthorn_domain::header::StaticHeaders;
 use posthorn_domain::hops::Hops;
 use posthorn_domain::id::{AttemptId, AttemptNumber, DeliveryId, EventId, Sequence, SubscriptionId};
-use posthorn_domain::rotation::Replaced;
 use posthorn_domain::signature::SigningSecret;
-use posthorn_domain::subscription::{
-    Ordering, RetryOverrides, SigningSecrets, Subscription, SubscriptionConfig, SubscriptionStatus,
-};
+use posthorn_domain::subscription::{Subscription, SubscriptionConfig};
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
-use std::collections::BTreeSet;
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -80,38 +76,15 @@ impl World {
 }
 
 pub(crate) fn subscription() -> Subscription {
-    Subscription {
-        id: SubscriptionId(Uuid::now_v7()),
-        tenant: Tenant::default(),
-        config: SubscriptionConfig {
-            target: TargetUrl::parse("https://example.com/hook").unwrap(),
-            description: Some("‹it's; \"quoted\" % _ \\›".to_owned()),
-            headers: StaticHeaders::parse([("x-a".to_owned(), "1".to_owned())]).unwrap(),
-            ordering: Ordering::Strict,
-            max_in_flight: None,
-            rate_limit: None,
-            retry: RetryOverrides::default(),
-            timeout: Some(Duration::from_millis(100)),
-            secret_key: None,
-            asymmetric_signature: false,
-            client_certificate: None,
-            forward_headers: ForwardHeaders::default(),
-            idempotency_header: None,
-        },
-        signing: SigningSecrets {
-            current: SigningSecret::from_random([7; 32]),
-            replaced: Replaced::default(),
-        },
-        replaced_keys: Replaced::default(),
-        unreadable: BTreeSet::new(),
-        status: SubscriptionStatus::Active,
-        status_reason: None,
-        version: 1,
-        endpoint_version: 1,
-        retries_version: 1,
-        created_at: NOW,
-        updated_at: NOW,
-    }
+    let target = TargetUrl::parse("https://example.com/hook").unwrap();
+    let config = SubscriptionConfig {
+        description: Some("‹it's; \"quoted\" % _ \\›".to_owned()),
+        headers: StaticHeaders::parse([("x-a".to_owned(), "1".to_owned())]).unwrap(),
+        timeout: Some(Duration::from_millis(100)),
+        ..SubscriptionConfig::new(target)
+    };
+    let secret = SigningSecret::from_random([7; 32]);
+    Subscription::new(SubscriptionId(Uuid::now_v7()), Tenant::default(), config, secret, NOW)
 }
 
 pub(crate) fn intake(subscription_id: SubscriptionId) -> Intake {

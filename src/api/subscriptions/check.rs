@@ -82,21 +82,7 @@ pub(super) fn creation(
     let change = policies(body.into_policies(), &mut faults);
     // Where either is missing a fault was noted, so the check below ends it.
     let config = target.map(|target| {
-        let mut config = SubscriptionConfig {
-            target,
-            description: None,
-            headers: StaticHeaders::default(),
-            ordering: Ordering::Strict,
-            max_in_flight: None,
-            rate_limit: None,
-            retry: RetryOverrides::default(),
-            timeout: None,
-            secret_key: None,
-            asymmetric_signature: false,
-            client_certificate: None,
-            forward_headers: ForwardHeaders::default(),
-            idempotency_header: None,
-        };
+        let mut config = SubscriptionConfig::new(target);
         change.check_with(&config, &mut faults);
         change.apply_to(&mut config);
         config

@@ -2,7 +2,6 @@ use std::collections::BTreeSet;
 
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::rotation::Replaced;
-use posthorn_domain::subscription::{SigningSecrets, SubscriptionStatus};
 use serde_json::{Value, json};
 
 use super::*;
@@ -31,24 +30,8 @@ fn change(config: &mut SubscriptionConfig, body: Value) -> Result<(), Problem> {
 const NOW: Timestamp = Timestamp::from_millis(1_000_000);
 
 fn subscription(config: SubscriptionConfig) -> Subscription {
-    Subscription {
-        id: SubscriptionId(uuid::Uuid::nil()),
-        tenant: Tenant::default(),
-        config,
-        signing: SigningSecrets {
-            current: SigningSecret::from_random([7; 32]),
-            replaced: Replaced::default(),
-        },
-        replaced_keys: Replaced::default(),
-        unreadable: BTreeSet::new(),
-        status: SubscriptionStatus::Active,
-        status_reason: None,
-        version: 1,
-        endpoint_version: 1,
-        retries_version: 1,
-        created_at: NOW,
-        updated_at: NOW,
-    }
+    let secret = SigningSecret::from_random([7; 32]);
+    Subscription::new(SubscriptionId(uuid::Uuid::nil()), Tenant::default(), config, secret, NOW)
 }
 
 /// Keys that are taken right after each of some changes, and after half an hour and a day.
