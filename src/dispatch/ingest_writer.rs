@@ -7,7 +7,6 @@
 //! a commit's answer is lost, the writer looks the batch up by the ids it chose: what is there is accepted, and
 //! what isn't is written again.
 
-use posthorn_domain::payload::Payload;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use std::time::Duration;
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::id::DeliveryId;
 use posthorn_domain::lane::{Queued, Ticket};
+use posthorn_domain::payload::Payload;
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -70,9 +70,9 @@ enum Came {
 async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> Came {
     let (mut intakes, replies): (Vec<Intake>, Vec<_>) =
         batch.into_iter().map(|item| (item.intake, (item.tenant, item.reply))).unzip();
+    let is_alone = |id| parts.leases.serves_alone(Slot::of(id), Instant::now().into_std());
     for intake in &mut intakes {
-        intake.elsewhere =
-            !parts.leases.serves_alone(Slot::of(intake.subscription_id), Instant::now().into_std());
+        intake.elsewhere = !is_alone(intake.subscription_id);
     }
     let answers = store(parts, writer, &intakes).await;
     let all = |is: fn(&IngestError) -> bool| answers.iter().all(|answer| answer.as_ref().is_err_and(is));
@@ -96,8 +96,8 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
         };
         if let Ok(Answer::Stored(sequence)) = answer {
             let id = intake.subscription_id;
-            // Its slot may have gone while the event was being stored: whoever has it now was not told.
-            if !intake.elsewhere && !parts.leases.serves_alone(Slot::of(id), Instant::now().into_std()) {
+            // Another node may have taken the slot while the event was being stored, and was not told with the commit.
+            if !intake.elsewhere && !is_alone(id) {
                 moved.push((id, sequence));
             }
             if !parts.leases.serves(Slot::of(id)) {
@@ -121,7 +121,7 @@ async fn commit(parts: &Parts, writer: &mut IntakeWriter, batch: Vec<Item>) -> C
             if parts.leases.serves(Slot::of(id)) {
                 waiting.push((id, sequence));
             }
-            if !parts.leases.serves_alone(Slot::of(id), Instant::now().into_std()) {
+            if !is_alone(id) {
                 moved.push((id, sequence));
             }
         }

@@ -30,6 +30,16 @@ struct Table {
     renewed: Option<Instant>,
 }
 
+impl Table {
+    fn serves(&self, slot: Slot) -> bool {
+        self.served.get(usize::from(slot.0)).copied().unwrap_or(false)
+    }
+
+    fn standing(&self, lease: Duration, now: Instant) -> Standing {
+        self.renewed.map_or(Standing::Valid, |renewed| standing(renewed, lease, now))
+    }
+}
+
 impl Leases {
     /// All slots, for good.
     pub(super) fn whole(lease: Duration) -> Self {
@@ -66,13 +76,14 @@ impl Leases {
 
     /// Whether the slot's lanes run here, as far as this node has noticed.
     pub(super) fn serves(&self, slot: Slot) -> bool {
-        self.table().served.get(usize::from(slot.0)).copied().unwrap_or(false)
+        self.table().serves(slot)
     }
 
     /// Whether the slot's lanes run here and nowhere else at `now`. Where the leases are over another node may have the
     /// slot already, though this one may take seconds to notice, and keeps it where its renewal comes through late.
     pub(super) fn serves_alone(&self, slot: Slot, now: Instant) -> bool {
-        self.standing(now) != Standing::Over && self.serves(slot)
+        let table = self.table();
+        table.standing(self.lease, now) != Standing::Over && table.serves(slot)
     }
 
     /// These are about to be handed over.
@@ -93,7 +104,7 @@ impl Leases {
 
     /// What the leases allow at `now`.
     pub(super) fn standing(&self, now: Instant) -> Standing {
-        self.table().renewed.map_or(Standing::Valid, |renewed| standing(renewed, self.lease, now))
+        self.table().standing(self.lease, now)
     }
 
     /// A renewal that was sent then came through.
