@@ -2,12 +2,11 @@
 
 pub mod signals;
 
-use posthorn_domain::api_key::LastAdminKey;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use posthorn_domain::address::AddressGuard;
-use posthorn_domain::api_key::KeyDigest;
+use posthorn_domain::api_key::{KeyDigest, LastAdminKey};
 use posthorn_domain::circuit::CircuitPolicy;
 use posthorn_domain::concurrency::Adaptive;
 use posthorn_domain::limits::TIMEOUT_MAX;
@@ -279,10 +278,7 @@ fn tls_files(config: &Config) -> Option<tls::Files> {
 }
 
 fn service_settings(config: &Config, has_keys: bool) -> service::Settings {
-    let dispatch::Settings { quotas, backlog_max, .. } = dispatch_settings(config);
     service::Settings {
-        quotas,
-        backlog_max,
         admin_key: config.admin_key.as_ref().map(|key| KeyDigest::of(key.0.as_bytes())),
         is_open: config.may_be_open() && !has_keys,
         last_admin_key: last_admin_key(config),

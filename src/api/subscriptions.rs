@@ -5,7 +5,6 @@ mod input;
 mod own;
 mod view;
 
-use posthorn_domain::views::{SubscriptionFilter, SubscriptionView};
 use std::net::SocketAddr;
 
 use poem::Request;
@@ -15,6 +14,7 @@ use posthorn_domain::address::AddressGuard;
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::subscription::SecretField;
 use posthorn_domain::tenant::Tenant;
+use posthorn_domain::views::{SubscriptionFilter, SubscriptionView};
 use uuid::Uuid;
 
 use super::Tag;
@@ -71,7 +71,6 @@ impl Subscriptions {
         request: &Request,
         body: Json<SubscriptionCreate>,
     ) -> Result<CreateAnswer, Problem> {
-        access.check_known()?;
         let (tenant, config) = check::creation(body.0, access.payer(), &self.rules(request))?;
         let view = self.service.create_subscription(&access, tenant, config).await?;
         let location = format!("/subscriptions/{}", view.subscription.id);

@@ -7,13 +7,13 @@ use posthorn_domain::cluster::{Cluster, Slot};
 use posthorn_domain::delivery::Delivery;
 use posthorn_domain::id::{NodeId, Sequence, SubscriptionId};
 use posthorn_domain::lane::{Held, Queued, Ticket};
-use posthorn_domain::subscription::{Defaults, Subscription};
+use posthorn_domain::subscription::Subscription;
 use posthorn_domain::tenant::{Quotas, Tenant, TenantSettings};
 use tokio::sync::oneshot;
 
-use super::Parts;
 use super::dispatcher::DispatcherMsg;
 use super::ingest_error::IngestError;
+use super::{Parts, Settings};
 use crate::store::Error;
 
 /// How long an actor may take to say why it holds a delivery.
@@ -81,10 +81,10 @@ impl Handle {
         self.parts.leases.serves(slot) && self.parts.leases.may_start(Instant::now())
     }
 
-    /// What the configuration says where a subscription says nothing.
+    /// How dispatch is set up.
     #[must_use]
-    pub fn defaults(&self) -> Defaults {
-        self.parts.settings.defaults
+    pub fn settings(&self) -> &Settings {
+        &self.parts.settings
     }
 
     /// Requests that may be in flight to a subscription's endpoint now, where its lane has found that out.
@@ -98,9 +98,10 @@ impl Handle {
         self.parts.backlogs.recount(id).await
     }
 
-    /// What a tenant's own settings say of its quotas.
+    /// A tenant's quotas, by its own settings and by the configuration.
     pub async fn quotas(&self, tenant: &Tenant) -> Result<Quotas, Error> {
-        Ok(self.parts.tenants.get(tenant).await?.settings().quotas)
+        let own = self.parts.tenants.get(tenant).await?.settings().quotas;
+        Ok(own.or(self.parts.settings.quotas))
     }
 
     /// Takes a turn of a tenant's `control_limit`, or says how long to wait for one.

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 pub(crate) use self::kind::Kind;
 
-use crate::service::{Error, IngestError, Missing};
+use crate::service::{Error, Missing};
 
 /// The content type of every problem.
 pub(crate) const CONTENT_TYPE: &str = "application/problem+json";
@@ -218,7 +218,12 @@ impl From<Error> for Problem {
             ),
             Error::TooManySubscriptions { max } => Self::too_many_subscriptions(max),
             Error::ControlSpent { retry_after } => Self::control_spent(retry_after),
-            Error::Ingest(error) => Self::ingest(error),
+            Error::KeyReused => {
+                Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
+            }
+            Error::QuotaSpent { retry_after } => Self::quota_spent(retry_after),
+            Error::StorageFull { retry_after } => Self::storage_full(retry_after),
+            Error::BacklogFull { retry_after } => Self::backlog_full(retry_after),
             Error::OverShare { retry_after } => Self::over_share(retry_after),
             Error::ReadsBusy { retry_after } => Self::reads_busy(retry_after),
             Error::Unavailable { retry_after } => Self::store_unavailable(retry_after),
@@ -231,22 +236,6 @@ impl From<Error> for Problem {
 }
 
 impl Problem {
-    /// Ingest that came to nothing, or to nobody knows what.
-    fn ingest(error: IngestError) -> Self {
-        match error {
-            IngestError::NotFound => Self::no_subscription(),
-            IngestError::KeyReused => {
-                Self::new(Kind::KeyReused, "this Idempotency-Key came with other bytes before")
-            }
-            IngestError::QuotaSpent { retry_after } => Self::quota_spent(retry_after),
-            IngestError::BacklogFull { retry_after } => Self::backlog_full(retry_after),
-            IngestError::StorageFull { retry_after } => Self::storage_full(retry_after),
-            IngestError::OverShare { retry_after } => Self::over_share(retry_after),
-            IngestError::Busy { retry_after } => Self::store_unavailable(retry_after),
-            IngestError::OutcomeUnknown { retry_after } => Self::outcome_unknown(retry_after),
-        }
-    }
-
     fn reads_busy(retry_after: Duration) -> Self {
         let detail = "too many reads wait; send fewer at once, and this one again later";
         Self::new(Kind::StoreUnavailable, detail).retry_after(retry_after)

@@ -31,7 +31,7 @@ impl Access {
         }
     }
 
-    /// The tenant whose share of what is bounded by tenant it uses; `None`: that of whoever is not a tenant.
+    /// The tenant that a bounded resource is counted for, or `None` for an admin and for callers without a key.
     #[must_use]
     pub const fn payer(&self) -> Option<&Tenant> {
         match self {

@@ -114,8 +114,7 @@ impl Service {
     ///
     /// May be dropped: the replay is then stored or not.
     pub async fn replay(&self, access: &Access, id: DeliveryId) -> Result<Accepted, Error> {
-        self.0.check_delivery(access, id).await?;
-        let tenant = there(self.0.store.tenant_of_delivery(id).await?)?;
+        let tenant = self.0.tenant_of_delivery(access, id).await?;
         self.0.dispatch.take_ingest(&tenant).await?;
         let permit = self.0.changes.permit(&tenant).await?;
         let (inner, stamp) = (Arc::clone(&self.0), self.0.stamp(access.actor()));
@@ -130,24 +129,22 @@ impl Service {
 }
 
 impl Inner {
-    /// Refuses a delivery that is not there for who asks. Those of a deleted subscription are still its tenant's.
-    async fn check_delivery(&self, access: &Access, id: DeliveryId) -> Result<(), Error> {
-        if access.is_admin() {
-            return Ok(());
-        }
+    /// Whose a delivery is, where it is there for who asks. Those of a deleted subscription are still its tenant's.
+    async fn tenant_of_delivery(&self, access: &Access, id: DeliveryId) -> Result<Tenant, Error> {
         let tenant = self.store.tenant_of_delivery(id).await?;
-        there(tenant.filter(|tenant| access.sees(tenant)).map(drop))
+        there(tenant.filter(|tenant| access.sees(tenant)))
+    }
+
+    /// Refuses a delivery that is not there for who asks. Nothing is read for who sees everything.
+    async fn check_delivery(&self, access: &Access, id: DeliveryId) -> Result<(), Error> {
+        if access.is_admin() { Ok(()) } else { self.tenant_of_delivery(access, id).await.map(drop) }
     }
 
     /// An unfinished delivery that is there for who asks, and whose it is.
     async fn unfinished(&self, access: &Access, id: DeliveryId) -> Result<(Delivery, Tenant), Error> {
-        self.check_delivery(access, id).await?;
+        let tenant = self.tenant_of_delivery(access, id).await?;
         let delivery = there(self.store.delivery(id).await?)?;
-        if delivery.status.is_finished() {
-            return Err(Error::Finished);
-        }
-        let tenant = there(self.store.tenant_of_delivery(id).await?)?;
-        Ok((delivery, tenant))
+        if delivery.status.is_finished() { Err(Error::Finished) } else { Ok((delivery, tenant)) }
     }
 
     async fn explained(&self, delivery: Delivery) -> Result<Explained, Error> {
@@ -177,7 +174,7 @@ impl Inner {
         new: DeliveryId,
         stamp: Stamp,
     ) -> Result<Replayed, store::Error> {
-        let store = || self.store.replay_delivery(id, new, self.settings.backlog_max, stamp);
+        let store = || self.store.replay_delivery(id, new, self.dispatch.settings().backlog_max, stamp);
         let mut replayed = store().await?;
         if let Replayed::BacklogFull(lane) = replayed
             && self.dispatch.recount(lane).await?

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::dispatch::IngestError;
 use crate::store;
 
-/// When to come back where the database is away: it is asked anew by then.
+/// When a client may try again after an outage of the database, which is asked again by then.
 pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What is not there, or not for who asked.
@@ -66,9 +66,27 @@ pub enum Error {
         /// When the next call may come.
         retry_after: Duration,
     },
-    /// An event came to nothing, or to nobody knows what.
-    #[error(transparent)]
-    Ingest(#[from] IngestError),
+    /// The idempotency key came with other bytes before.
+    #[error("the idempotency key was used with other bytes")]
+    KeyReused,
+    /// The tenant handed in as much as its ingest limit allows; nothing was stored.
+    #[error("the tenant's ingest limit is spent")]
+    QuotaSpent {
+        /// When the next event may come.
+        retry_after: Duration,
+    },
+    /// The tenant has as many bytes stored as it may have; nothing was stored.
+    #[error("the tenant may store no more bytes")]
+    StorageFull {
+        /// When there may be room.
+        retry_after: Duration,
+    },
+    /// The subscription has as many unfinished deliveries as it may have; nothing was stored.
+    #[error("the subscription's backlog is full")]
+    BacklogFull {
+        /// When to try again.
+        retry_after: Duration,
+    },
     /// The tenant asks for more at once than its share; nothing was changed.
     #[error("the tenant is over its share")]
     OverShare {
@@ -103,6 +121,21 @@ pub enum Error {
     /// A bug; the log says more.
     #[error("internal error")]
     Internal,
+}
+
+impl From<IngestError> for Error {
+    fn from(error: IngestError) -> Self {
+        match error {
+            IngestError::NotFound => Self::NotFound(Missing::Subscription),
+            IngestError::KeyReused => Self::KeyReused,
+            IngestError::QuotaSpent { retry_after } => Self::QuotaSpent { retry_after },
+            IngestError::StorageFull { retry_after } => Self::StorageFull { retry_after },
+            IngestError::BacklogFull { retry_after } => Self::BacklogFull { retry_after },
+            IngestError::OverShare { retry_after } => Self::OverShare { retry_after },
+            IngestError::Busy { retry_after } => Self::Unavailable { retry_after },
+            IngestError::OutcomeUnknown { retry_after } => Self::OutcomeUnknown { retry_after },
+        }
+    }
 }
 
 impl From<store::Error> for Error {

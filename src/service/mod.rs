@@ -1,4 +1,4 @@
-//! The use cases: what people may ask for and do, whoever shows it to them.
+//! The use cases: what people may read and do. The API calls them, and pages will.
 //!
 //! Every method takes an [`Access`]: what is another tenant's is not there for it, and answers as what does not exist. A
 //! change is committed first and told to its lane after. Reads and changes are bounded and shared fairly by tenants
@@ -25,7 +25,6 @@ use std::sync::Arc;
 
 use posthorn_domain::api_key::{KeyDigest, LastAdminKey};
 use posthorn_domain::audit::{Actor, Stamp};
-use posthorn_domain::tenant::Quotas;
 
 use crate::cache::Caches;
 use crate::clock::Clock;
@@ -35,7 +34,7 @@ use changes::Changes;
 use keyring::Keyring;
 use reads::Reads;
 
-pub use crate::dispatch::{Accepted, IngestError, NewEvent};
+pub use crate::dispatch::{Accepted, NewEvent};
 pub use access::Access;
 pub use deliveries::Explained;
 pub use error::{Error, Missing};
@@ -44,10 +43,6 @@ pub use subscriptions::Transition;
 /// How the use cases are set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// What a tenant may have where its own settings say nothing.
-    pub quotas: Quotas,
-    /// Unfinished deliveries that one subscription may have.
-    pub backlog_max: i64,
     /// Sees and does everything, beside the keys in the store.
     pub admin_key: Option<KeyDigest>,
     /// Whether who reaches the server sees and does everything until there is a key: it may be so, and the store has
@@ -104,13 +99,7 @@ impl Service {
         store.migrate_up().await.unwrap();
         let caches = Caches::new(store.clone(), None).unwrap();
         let dispatch = dispatch::start_for_tests(&store, 1).await.handle();
-        let settings = Settings {
-            quotas: Quotas::default(),
-            backlog_max: 100,
-            admin_key,
-            is_open: true,
-            last_admin_key: LastAdminKey::MayGo,
-        };
+        let settings = Settings { admin_key, is_open: true, last_admin_key: LastAdminKey::MayGo };
         Self::new(settings, store, caches, dispatch, Clock::system())
     }
 }

@@ -44,7 +44,7 @@ impl Service {
             return Err(Error::Forbidden);
         }
         let inner = Arc::clone(&self.0);
-        let quotas = inner.dispatch.quotas(&tenant).await?.or(inner.settings.quotas);
+        let quotas = inner.dispatch.quotas(&tenant).await?;
         let permit = inner.changes.permit(&tenant).await?;
         let stamp = inner.stamp(access.actor());
         let id = SubscriptionId(Uuid::now_v7());
@@ -88,8 +88,7 @@ impl Service {
         id: SubscriptionId,
     ) -> Result<SubscriptionView, Error> {
         let store = self.0.read(access).await?;
-        self.0.check_subscription(access, id).await?;
-        there(store.subscription_view(id).await?)
+        seen(access, store.subscription_view(id).await?)
     }
 
     /// A subscription, mostly from the cache.
@@ -172,7 +171,7 @@ impl Service {
     /// or where it would begin.
     #[must_use]
     pub fn in_flight_limit(&self, subscription: &Subscription) -> u32 {
-        let start = subscription.config.in_flight(&self.0.dispatch.defaults()).start();
+        let start = subscription.config.in_flight(&self.0.dispatch.settings().defaults).start();
         self.0.dispatch.in_flight_limit(subscription.id).unwrap_or(start)
     }
 
@@ -184,8 +183,7 @@ impl Service {
         id: SubscriptionId,
         change: impl Fn(&mut Subscription) + Send + 'static,
     ) -> Result<SubscriptionView, Error> {
-        self.0.check_subscription(access, id).await?;
-        let view = there(self.0.store.subscription_view(id).await?)?;
+        let view = seen(access, self.0.store.subscription_view(id).await?)?;
         let mut wished = view.subscription.clone();
         change(&mut wished);
         if wished == view.subscription {
@@ -206,12 +204,6 @@ impl Inner {
     ) -> Result<Arc<Subscription>, Error> {
         let found = self.caches.subscription(id).await?;
         there(found.filter(|found| access.sees(&found.tenant)))
-    }
-
-    /// As [`subscription`](Self::subscription), for what finds out by itself whether it is there at all: then nothing is
-    /// read for who sees everything.
-    pub(super) async fn check_subscription(&self, access: &Access, id: SubscriptionId) -> Result<(), Error> {
-        if access.is_admin() { Ok(()) } else { self.subscription(access, id).await.map(drop) }
     }
 
     /// Makes a change of a subscription, and tells of it; none where it is not there. Not to be dropped half-way.
@@ -261,6 +253,11 @@ impl Transition {
             }
         }
     }
+}
+
+/// The subscription, where it is there for who asks.
+fn seen(access: &Access, found: Option<SubscriptionView>) -> Result<SubscriptionView, Error> {
+    there(found.filter(|view| access.sees(&view.subscription.tenant)))
 }
 
 fn there<T>(found: Option<T>) -> Result<T, Error> {

@@ -29,8 +29,8 @@ fn headers_go_with_their_kinds() {
         (Problem::invalid_signature(""), "www-authenticate", "X-Webhook-Signature-256"),
         (Problem::store_unavailable(Duration::from_millis(1)), "retry-after", "1"),
         (Problem::outcome_unknown(Duration::from_millis(1001)), "retry-after", "2"),
-        (Problem::ingest(IngestError::QuotaSpent { retry_after: moment }), "retry-after", "1"),
-        (Problem::ingest(IngestError::BacklogFull { retry_after: moment }), "retry-after", "1"),
+        (Error::QuotaSpent { retry_after: moment }.into(), "retry-after", "1"),
+        (Error::BacklogFull { retry_after: moment }.into(), "retry-after", "1"),
         (Error::ReadsBusy { retry_after: moment }.into(), "retry-after", "1"),
     ] {
         assert_eq!(problem.into_response().headers()[name], value);
@@ -41,10 +41,10 @@ fn headers_go_with_their_kinds() {
 fn what_is_too_much_names_the_limit() {
     let retry_after = Duration::from_secs(1);
     for (error, kind, name) in [
-        (IngestError::QuotaSpent { retry_after }, Kind::QuotaSpent, "ingest_limit"),
-        (IngestError::BacklogFull { retry_after }, Kind::BacklogFull, "POSTHORN_MAX_BACKLOG"),
+        (Error::QuotaSpent { retry_after }, Kind::QuotaSpent, "ingest_limit"),
+        (Error::BacklogFull { retry_after }, Kind::BacklogFull, "POSTHORN_MAX_BACKLOG"),
     ] {
-        let problem = Problem::ingest(error);
+        let problem = Problem::from(error);
         assert_eq!((problem.kind(), problem.status()), (kind, StatusCode::TOO_MANY_REQUESTS));
         assert!(problem.to_string().contains(name), "{problem}");
     }
