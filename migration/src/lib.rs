@@ -1,8 +1,9 @@
 //! The database schema, one file per step; a released step is never edited.
 //!
 //! Each step is one text for both databases. Words in braces stand for the types in which they
-//! differ, and the tables' names are put into those of SQLite ([`names`]). Times are whole milliseconds since the Unix epoch in columns ending with `_ms`: the same
-//! numbers in both, compared without a thought of zones or precision.
+//! differ, and the tables' names are put into those of SQLite ([`names`]). Times are whole milliseconds since
+//! the Unix epoch in columns ending with `_ms`: the same numbers in both, compared without a thought of zones or
+//! precision.
 
 pub use sea_orm_migration::MigratorTrait;
 use sea_orm_migration::prelude::*;
@@ -96,12 +97,12 @@ async fn run(manager: &SchemaManager<'_>, sql: &str) -> Result<(), DbErr> {
     let sql = words.iter().fold(sql.to_owned(), |sql, (word, in_postgres, in_sqlite)| {
         sql.replace(word, if postgres { in_postgres } else { in_sqlite })
     });
-    let sql = if postgres { sql } else { on_sqlite(&sql) };
+    let sql = if postgres { sql } else { schema_on_sqlite(&sql) };
     manager.get_connection().execute_unprepared(&sql).await.map(|_| ())
 }
 
 /// A statement that changes the schema, with the names of tables and indexes on SQLite.
-fn on_sqlite(sql: &str) -> String {
+fn schema_on_sqlite(sql: &str) -> String {
     let index = |there: &str| format!("INDEX IF {there} ");
     let named = |sql: &str, there| sql.replace(&index(there), &format!("{}{}", index(there), names::PREFIX));
     named(&named(&names::on_sqlite(sql), "NOT EXISTS"), "EXISTS")

@@ -11,8 +11,6 @@ mod redis;
 mod shared;
 mod tallies;
 
-use posthorn_domain::payload::Payload;
-use posthorn_domain::views::Stats;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -22,9 +20,11 @@ use bytes::Bytes;
 use moka::future::Cache;
 use moka::ops::compute::Op;
 use posthorn_domain::id::{EventId, SubscriptionId};
+use posthorn_domain::payload::Payload;
 use posthorn_domain::subscription::{RateLimit, Subscription};
 use posthorn_domain::tenant::{Tenant, TenantSettings};
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::Stats;
 
 use crate::store::shared_cache::{decode_tenant, encode_tenant};
 use crate::store::{Error, Store};

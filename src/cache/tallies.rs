@@ -1,12 +1,12 @@
 //! What takes long to count, kept for longer the longer it takes.
 
-use posthorn_domain::views::Stats;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use moka::Expiry;
 use moka::future::Cache;
 use posthorn_domain::tenant::Tenant;
+use posthorn_domain::views::Stats;
 use tokio::sync::Semaphore;
 
 use crate::store::Error;

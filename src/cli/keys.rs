@@ -1,10 +1,9 @@
 //! `posthorn keys`: API keys without the service, for the first one and when none is at hand.
 
-use posthorn_domain::api_key::{LastAdminKey, Revocation};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use posthorn_domain::api_key::{Access, ApiKey, KeyName, KeyRecord};
+use posthorn_domain::api_key::{Access, ApiKey, KeyName, KeyRecord, LastAdminKey, Revocation};
 use posthorn_domain::audit::{Actor, Stamp};
 use posthorn_domain::id::KeyId;
 use posthorn_domain::limits::PAGE_LIMIT_MAX;

@@ -1,6 +1,5 @@
 //! One attempt: from the payload to the answer.
 
-use posthorn_domain::payload::Payload;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use posthorn_domain::cluster::Slot;
 use posthorn_domain::give_up::GiveUpOn;
 use posthorn_domain::id::AttemptNumber;
 use posthorn_domain::lane::{Ticket, Verdict};
+use posthorn_domain::payload::Payload;
 use posthorn_domain::subscription::Subscription;
 use tokio::sync::watch;
 use tokio::time::timeout;

@@ -20,7 +20,7 @@ use super::problem::Problem;
 use super::server::Client;
 use crate::service::{Access, Service};
 
-/// Whoever the guard let pass; anonymous where none did.
+/// The access that [`guard`] found for the request.
 pub(crate) fn access_of(request: &Request) -> Access {
     request.extensions().get().cloned().unwrap_or(Access::Anonymous)
 }

@@ -3,8 +3,7 @@
 //! What is revoked is gone: its id is found in no list, and its key in no look-up. Where a key must be left that
 //! opens everything, the last one is not revoked ([`LastAdminKey`]).
 
-use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord};
-use posthorn_domain::api_key::{LastAdminKey, Revocation};
+use posthorn_domain::api_key::{Access, KeyDigest, KeyRecord, LastAdminKey, Revocation};
 use posthorn_domain::audit::{Action, Actor, Stamp, Subject};
 use posthorn_domain::id::KeyId;
 use posthorn_domain::tenant::Tenant;

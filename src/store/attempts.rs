@@ -1,6 +1,5 @@
 //! The log of requests made, and what happened lately.
 
-use posthorn_domain::views::Activity;
 use std::time::Duration;
 
 use posthorn_domain::delivery::{Attempt, AttemptOutcome};
@@ -9,6 +8,7 @@ use posthorn_domain::limits::RETRIES_MAX;
 use posthorn_domain::target::TargetUrl;
 use posthorn_domain::tenant::Tenant;
 use posthorn_domain::time::Timestamp;
+use posthorn_domain::views::Activity;
 use sea_orm::{
     ColumnTrait as _, ConnectionTrait as _, DbBackend, EntityTrait as _, QueryFilter as _, QueryOrder as _,
     QueryResult, QuerySelect as _, Statement, Value,

@@ -1,11 +1,11 @@
 //! Lists of deliveries: exact, and bounded in what a page looks at.
 
-use posthorn_domain::views::{DeliveryFilter, DeliveryList};
 use std::time::Duration;
 
 use posthorn::store::intake::IntakeWriter;
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::SubscriptionId;
+use posthorn_domain::views::{DeliveryFilter, DeliveryList};
 
 use crate::on_both_databases;
 use crate::support::Backend;

@@ -1,12 +1,12 @@
 //! Recording: what an outcome changes, once and only once.
 
-use posthorn_domain::circuit::CircuitState;
 use std::time::Duration;
 
 use posthorn::store::lanes::Scope;
 use posthorn::store::outcomes::OutcomeWriter;
 use posthorn::store::{Change, LaneHealth};
 use posthorn_domain::audit::Action;
+use posthorn_domain::circuit::CircuitState;
 use posthorn_domain::cluster::Slot;
 use posthorn_domain::delivery::{AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::{DeliveryId, Sequence};

@@ -1,14 +1,14 @@
 //! What clients see of a subscription.
 
-use posthorn_domain::circuit::CircuitView;
-use posthorn_domain::views::SubscriptionView;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use poem_openapi::Object;
 use poem_openapi::registry::{MetaSchema, MetaSchemaRef};
 use poem_openapi::types::{ParseError, ParseFromJSON, ParseResult, ToJSON, Type};
+use posthorn_domain::circuit::CircuitView;
 use posthorn_domain::subscription::{self, RetryOverrides};
+use posthorn_domain::views::SubscriptionView;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;

@@ -1,10 +1,9 @@
 //! What a subscription's actor reads, each in a task of its own that reports back.
 
-use posthorn_domain::circuit::CircuitState;
 use std::sync::Arc;
 use std::time::Instant;
 
-use posthorn_domain::circuit::Circuit;
+use posthorn_domain::circuit::{Circuit, CircuitState};
 use posthorn_domain::id::SubscriptionId;
 use posthorn_domain::lane::{self, Health, Outset, Policy, Queued, Ticket};
 use posthorn_domain::limits::RETRY_DELAY_MAX;

@@ -1,9 +1,8 @@
 //! From what a lane decided to what is written down.
 
-use posthorn_domain::circuit::CircuitState;
 use std::time::Instant;
 
-use posthorn_domain::circuit::Circuit;
+use posthorn_domain::circuit::{Circuit, CircuitState};
 use posthorn_domain::cluster::Epoch;
 use posthorn_domain::delivery::{Attempt, AttemptOutcome, DeliveryStatus};
 use posthorn_domain::id::{AttemptId, SubscriptionId};

@@ -1,9 +1,9 @@
 //! Between the rows of `subscriptions` and `lane_health` and the domain's types.
 
-use posthorn_domain::circuit::CircuitState;
 use std::collections::{BTreeMap, BTreeSet};
 
 use posthorn_domain::certificate::ClientCertificate;
+use posthorn_domain::circuit::CircuitState;
 use posthorn_domain::forward::{ForwardHeaders, IdempotencyHeader};
 use posthorn_domain::give_up::GiveUpOn;
 use posthorn_domain::header::StaticHeaders;
